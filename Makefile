@@ -1,0 +1,36 @@
+# scalerl: `make` lists what there is to do. Everything runs from .venv, which `make setup` makes.
+export OMP_NUM_THREADS ?= 1
+PYTHON_BIN := .venv/bin/python
+SEED ?= 0
+RUN ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check sweep fit
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv with the CPU or GPU engines, by what the machine has; quick when nothing changed
+
+.venv/.ready: setup.cfg setup.py tools/setup.sh
+	tools/setup.sh
+	@touch $@
+
+demo: setup  ## one ScaleRL run from nothing: data, base model, run, fit and plot (SEED=0)
+	SEED=$(SEED) tools/demo.sh
+
+test: setup  ## the whole test suite (ARGS="-k spool" for a part)
+	$(PYTHON_BIN) -m pytest -x $(ARGS)
+
+check: setup  ## ruff, mypy, import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+sweep: setup  ## an axis of sweeps/ as a grid of runs: AXIS=loss_type [SCALE=demo] [SEEDS=1] [DRY_RUN=1]
+	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
+	$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) $(if $(DRY_RUN),--dry-run)
+
+fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo
+	$(PYTHON_BIN) -m scalerl fit $(RUN)

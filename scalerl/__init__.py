@@ -1,0 +1,1 @@
+"""scalerl: RL on language models as HPC batch jobs, with scaling curves that predict."""

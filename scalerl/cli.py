@@ -1,0 +1,221 @@
+"""The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no torch.
+
+    scalerl prepare | base | run | sweep | evaluate | verify | fit
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = ("prepare", "base", "run", "sweep", "evaluate", "verify", "fit", "role")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `command` to its function."""
+    parser = argparse.ArgumentParser(prog="scalerl", description="RL on language models as batch jobs, with scaling curves that predict.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_prepare, _add_base, _add_run, _add_sweep, _add_evaluate, _add_verify, _add_fit, _add_role):
+        add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.command(arguments) or 0
+    except (ValueError, FileNotFoundError) as error:
+        print(f"scalerl: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_prepare(commands) -> None:
+    parser = commands.add_parser("prepare", help="problem files -> train.parquet, heldout.parquet, report.json")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", type=Path, nargs="+", metavar="FILE", help="JSON, JSONL or Parquet problem sets")
+    source.add_argument("--generate", choices=["arithmetic"], help="make a task instead: left-to-right chains modulo 10")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--heldout-fraction", type=float, default=0.02, help="share of prompts held out, by a hash of the prompt")
+    parser.add_argument("--tokenizer", metavar="DIR", help="count prompt tokens with this model's tokenizer")
+    parser.add_argument("--max-prompt-tokens", type=int, default=2048, help="drop longer prompts (needs --tokenizer)")
+    parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
+    parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
+    parser.add_argument("--min-steps", type=int, default=1, help="with --generate: shortest chain")
+    parser.add_argument("--max-steps", type=int, default=12, help="with --generate: longest chain")
+    parser.add_argument("--seed", type=int, default=0, help="with --generate")
+    parser.set_defaults(command=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from scalerl.data.arithmetic import prepare_arithmetic
+    from scalerl.data.prepare import prepare
+
+    if arguments.generate:
+        report = prepare_arithmetic(
+            arguments.output,
+            count=arguments.count,
+            seed=arguments.seed,
+            min_steps=arguments.min_steps,
+            max_steps=arguments.max_steps,
+            heldout_fraction=arguments.heldout_fraction,
+        )
+    else:
+        report = prepare(
+            arguments.input,
+            arguments.output,
+            heldout_fraction=arguments.heldout_fraction,
+            strict=arguments.strict,
+            count_tokens=_token_counter(arguments.tokenizer) if arguments.tokenizer else None,
+            max_prompt_tokens=arguments.max_prompt_tokens,
+        )
+    print(report)
+
+
+def _token_counter(path: str):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
+def _add_base(commands) -> None:
+    parser = commands.add_parser("base", help="train a tiny base model on noisy arithmetic, in about a minute on one core")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--untied", action="store_true", help="give the LM head weights of its own")
+    parser.set_defaults(command=_base)
+
+
+def _base(arguments: argparse.Namespace) -> None:
+    from scalerl.base_model import train_base_model
+
+    train_base_model(arguments.output, seed=arguments.seed, steps=arguments.steps, tie_embeddings=not arguments.untied)
+    print(f"base model: {arguments.output}")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as algo.loss_type=dapo budget.max_steps=200")
+
+
+def _add_run(commands) -> None:
+    parser = commands.add_parser("run", help="one run: start it, or continue the one in --dir")
+    parser.add_argument("config", type=Path, help="TOML file")
+    parser.add_argument("--dir", type=Path, required=True, metavar="RUN_DIR")
+    _add_overrides(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from scalerl.config import load_config
+    from scalerl.launch.supervisor import run
+    from scalerl.paths import RunPaths
+
+    return run(load_config([arguments.config], arguments.overrides), RunPaths(arguments.dir))
+
+
+def _add_sweep(commands) -> None:
+    parser = commands.add_parser("sweep", help="an axis as a grid of runs, on this machine")
+    parser.add_argument("axis", type=Path, help="TOML file, such as sweeps/loss_type.toml")
+    parser.add_argument("--scale", default="demo", help="overlay sweeps/scale/SCALE.toml over sweeps/base.toml")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--dir", type=Path, metavar="SWEEP_DIR", help="default: runs/sweeps/AXIS")
+    parser.add_argument("--dry-run", action="store_true", help="print the grid and start nothing")
+    _add_overrides(parser)
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from scalerl.launch.supervisor import run
+    from scalerl.paths import RunPaths
+    from scalerl.sweep import grid
+
+    folder = arguments.axis.parent
+    scale = folder / "scale" / f"{arguments.scale}.toml"
+    if not scale.exists():
+        raise ValueError(f"--scale {arguments.scale}: there are {', '.join(sorted(path.stem for path in scale.parent.glob('*.toml')))}")
+    points = grid([folder / "base.toml", scale], arguments.axis, arguments.seeds, arguments.overrides)
+    sweep_dir = arguments.dir or Path("runs") / "sweeps" / arguments.axis.stem
+    for point in points:
+        print(f"{point.config.signature()}  {sweep_dir / point.name}")
+    if arguments.dry_run:
+        return 0
+    codes = [run(point.config, RunPaths(sweep_dir / point.name)) for point in points]
+    return max(codes)
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser("evaluate", help="mean@k of a model on prepared problems")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="Parquet file from `scalerl prepare`")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--samples-per-prompt", type=int, default=16)
+    parser.add_argument("--config", type=Path, help="TOML file for lengths, precision and instruction")
+    _add_overrides(parser)
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from scalerl.config import load_config
+    from scalerl.evaluator import evaluate_model
+
+    config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
+    print(evaluate_model(arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt))
+
+
+def _add_verify(commands) -> None:
+    parser = commands.add_parser("verify", help="grade rows of (response, answer)")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSONL or Parquet")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--think-end", default="", help="grade only what follows this text, such as '</think>'")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout-s", type=float, default=0.5, help="per answer")
+    parser.set_defaults(command=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from scalerl.verify.files import verify_file
+
+    print(verify_file(arguments.input, arguments.output, arguments.think_end, arguments.workers, arguments.timeout_s))
+
+
+def _add_fit(commands) -> None:
+    parser = commands.add_parser("fit", help="fit the sigmoid to a run: fit.json and curve.png in its folder")
+    parser.add_argument("run_dir", type=Path)
+    parser.set_defaults(command=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from scalerl.fits import fit_run
+
+    print(fit_run(arguments.run_dir))
+
+
+def _add_role(commands) -> None:
+    parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
+    parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
+    parser.add_argument("--index", type=int, default=0, help="trainer rank or generator number")
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.set_defaults(command=_role)
+
+
+def _role(arguments: argparse.Namespace) -> None:
+    from scalerl.launch.processes import die_with_parent
+
+    if arguments.parent is not None:
+        die_with_parent(arguments.parent)
+    if arguments.role == "trainer":
+        from scalerl.trainer import run_trainer
+
+        run_trainer(arguments.dir, rank=arguments.index, attempt=arguments.attempt)
+    elif arguments.role == "generator":
+        from scalerl.generator import run_generator
+
+        run_generator(arguments.dir, index=arguments.index, attempt=arguments.attempt)
+    else:
+        from scalerl.evaluator import run_evaluator
+
+        run_evaluator(arguments.dir, attempt=arguments.attempt)

@@ -1,0 +1,368 @@
+"""The typed configuration of a run: TOML files < `key=value` overrides, unknown keys refused, one signature.
+
+Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL itself as the default.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
+
+
+class Section(BaseModel):
+    """A frozen group of settings; keys it does not know are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    path: str = ""
+    """Base model: a Hugging Face directory, or a hub name if the user lets transformers go online."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the body, in the generator and in the trainer's forward and backward."""
+    lm_head_precision: Literal["fp32", "bf16", "fp32_generator", "fp32_trainer"] = "fp32"
+    """Where the LM-head logits are computed in fp32: both engines (ScaleRL), neither, or one of them."""
+
+    @model_validator(mode="after")
+    def _head_fits_body(self) -> "ModelConfig":
+        if self.dtype == "float32" and self.lm_head_precision != "fp32":
+            raise ValueError("lm_head_precision other than 'fp32' needs model.dtype='bfloat16': an fp32 body has an fp32 head")
+        return self
+
+    @property
+    def generator_fp32_head(self) -> bool:
+        return self.lm_head_precision in ("fp32", "fp32_generator")
+
+    @property
+    def trainer_fp32_head(self) -> bool:
+        return self.lm_head_precision in ("fp32", "fp32_trainer")
+
+
+class DataConfig(Section):
+    train: str = ""
+    """train.parquet as written by `scalerl prepare`."""
+    heldout: str = ""
+    """heldout.parquet as written by `scalerl prepare`."""
+    instruction: str = ""
+    """Text appended to every problem, such as "Put your final answer within \\boxed{}."."""
+
+
+class LengthConfig(Section):
+    max_prompt_tokens: int = Field(2048, ge=1)
+    max_thinking_tokens: int = Field(12288, ge=1)
+    max_solution_tokens: int = Field(2048, ge=1)
+    length_control: Literal["interruption", "length_penalty", "none"] = "interruption"
+    """Forced interruptions (ScaleRL), a penalty on long correct completions, or neither."""
+    think_end: str = "</think>"
+    """Text that ends the thinking part; only what follows it is graded. Empty: the model does not think apart."""
+    interruption_min_tokens: int = Field(10_000, ge=1)
+    interruption_max_tokens: int = Field(12_000, ge=1)
+    """The thinking budget of each completion is uniform in [interruption_min_tokens, interruption_max_tokens]."""
+    interruption_text: str = INTERRUPTION_TEXT
+    """Forced when the budget is used up; its tokens are masked out of the loss."""
+    penalty_max_tokens: int = Field(14_000, ge=1)
+    """L_max of the length penalty."""
+    penalty_cache_tokens: int = Field(2_000, ge=1)
+    """L_cache of the length penalty: reward += clip((L_max - |y|) / L_cache - 1, -1, 0) on correct completions."""
+
+    @property
+    def max_completion_tokens(self) -> int:
+        return self.max_thinking_tokens + self.max_solution_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """The context length: prompt + thinking + solution."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @model_validator(mode="after")
+    def _interruption_fits(self) -> "LengthConfig":
+        if self.length_control != "interruption":
+            return self
+        if not self.interruption_min_tokens <= self.interruption_max_tokens <= self.max_thinking_tokens:
+            raise ValueError(
+                f"need interruption_min_tokens ({self.interruption_min_tokens}) <= interruption_max_tokens "
+                f"({self.interruption_max_tokens}) <= max_thinking_tokens ({self.max_thinking_tokens})"
+            )
+        if not self.think_end or not self.interruption_text.rstrip().endswith(self.think_end):
+            raise ValueError(f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never graded")
+        return self
+
+
+class AlgoConfig(Section):
+    loss_type: Literal["cispo", "dapo", "grpo", "gspo"] = "cispo"
+    cispo_eps_max: float = Field(5.0, gt=0)
+    """Cap on the importance ratio itself (not on 1 + eps)."""
+    dapo_eps_low: float = Field(0.2, ge=0, lt=1)
+    dapo_eps_high: float = Field(0.26, ge=0)
+    grpo_eps: float = Field(0.2, ge=0, lt=1)
+    gspo_eps_low: float = Field(3e-3, ge=0, lt=1)
+    gspo_eps_high: float = Field(4e-3, ge=0)
+    loss_aggregation: Literal["prompt", "sample", "token"] = "prompt"
+    advantage_norm: Literal["batch", "prompt", "none"] = "batch"
+    zero_variance: Literal["drop", "keep"] = "drop"
+    """What happens to prompts whose rewards are all equal: leave the loss and the effective batch, or stay."""
+    curriculum: Literal["no_positive_resampling", "uniform"] = "no_positive_resampling"
+    curriculum_drop_pass_rate: float = Field(0.9, gt=0, le=1)
+    """A prompt whose historical pass rate reaches this is dropped for good from later epochs."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling and of the trainer's log-probabilities alike."""
+
+
+class OffPolicyConfig(Section):
+    mode: Literal["pipeline_rl", "ppo_off_policy"] = "pipeline_rl"
+    k: int = Field(8, ge=1)
+    """pipeline_rl: at most k steps between the policy of a token and the policy it trains. ppo_off_policy: k updates a rollout
+    phase with frozen weights, so at most k - 1."""
+
+    @property
+    def max_off_policyness(self) -> int:
+        return self.k if self.mode == "pipeline_rl" else self.k - 1
+
+
+class BatchConfig(Section):
+    prompts: int = Field(48, ge=1)
+    """Prompt groups an optimizer step."""
+    generations_per_prompt: int = Field(16, ge=2)
+    max_prompts: int | None = Field(None, ge=1)
+    """Dynamic batch size: on a plateau the batch doubles, up to this. None: fixed."""
+
+    @model_validator(mode="after")
+    def _growth_fits(self) -> "BatchConfig":
+        if self.max_prompts is not None and self.max_prompts < self.prompts:
+            raise ValueError(f"max_prompts ({self.max_prompts}) is below prompts ({self.prompts}): a batch can only grow")
+        return self
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(5e-7, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-15, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(100, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    plateau_window_steps: int = Field(100, ge=2)
+    """A plateau: the mean training pass rate of the last window is no better than that of the window before."""
+    plateau_learning_rate_factor: float = Field(1.0, gt=0, le=1)
+    """Adaptive learning rate: multiplied by this at every plateau. 1: constant."""
+
+
+class GeneratorConfig(Section):
+    num: int = Field(64, ge=1)
+    """Generator processes, each its own vLLM engine on disjoint prompt groups."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """Devices an engine spans."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Completions an engine runs at once."""
+    kv_cache_gb: float = Field(0.0, ge=0)
+    """KV cache an engine; 0: vLLM decides from the free device memory (GPU only, a CPU needs a number)."""
+    verifier_workers: int = Field(2, ge=1)
+    verify_timeout_s: float = Field(0.5, gt=0)
+    wait_for_weights_s: float = Field(1800, gt=0)
+    """How long a generator or evaluator waits for the first policy before it gives up."""
+
+
+class TrainerConfig(Section):
+    num_ranks: int = Field(16, ge=1)
+    micro_batch_tokens: int = Field(32_768, ge=1)
+    """Token budget of one micro-batch, padding included; the longest possible sequence must fit."""
+    logprob_chunk_tokens: int = Field(2_048, ge=1)
+    """Tokens whose logits exist at once, in forward and backward."""
+    activation_checkpointing: bool = True
+    checkpoint_every_steps: int = Field(50, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    wait_for_rollouts_s: float = Field(7200, gt=0)
+    """How long the trainer waits for the groups of one batch before it gives up."""
+
+
+class EvaluationConfig(Section):
+    every_steps: int = Field(100, ge=1)
+    num_prompts: int = Field(1000, ge=1)
+    """Held-out prompts, the first of the held-out file (all, if it has fewer)."""
+    samples_per_prompt: int = Field(16, ge=1)
+    early_stop_evaluations: int = Field(0, ge=0)
+    """End the run after this many evaluations without a new best pass rate. 0: never."""
+
+
+class BudgetConfig(Section):
+    max_steps: int | None = Field(None, ge=0)
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """Generator, trainer and evaluator together, over all restarts."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "BudgetConfig":
+        if self.max_steps is None and self.max_gpu_hours is None:
+            raise ValueError("a run needs an end: set budget.max_steps or budget.max_gpu_hours")
+        return self
+
+
+class LaunchConfig(Section):
+    max_restarts: int = Field(3, ge=0)
+    """How often each role may die and be started again within one attempt before the run ends."""
+    stop_deadline_s: float = Field(300, gt=0)
+    """Time the roles have to checkpoint and end when the run stops, before they are killed."""
+    evaluation_deadline_s: float = Field(14_400, gt=0)
+    """Time the evaluator has, after the last step, for the evaluations still due."""
+    distributed_timeout_s: float = Field(1800, gt=0)
+    """Deadline of every collective between trainer ranks."""
+
+
+class LoggingConfig(Section):
+    tensorboard: bool = True
+    wandb_project: str = ""
+    """Weights & Biases project; empty: off (it needs the network and `pip install wandb`)."""
+
+
+class RunConfig(Section):
+    """Everything that defines a run. `budget`, `launch` and `logging` do not belong to its identity: see `signature`."""
+
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    length: LengthConfig = LengthConfig()
+    algo: AlgoConfig = AlgoConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    budget: BudgetConfig = BudgetConfig(max_gpu_hours=4000)
+    launch: LaunchConfig = LaunchConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _sequences_fit(self) -> "RunConfig":
+        if self.length.max_tokens > self.trainer.micro_batch_tokens:
+            raise ValueError(
+                f"trainer.micro_batch_tokens ({self.trainer.micro_batch_tokens}) is below the longest sequence "
+                f"(length: {self.length.max_tokens} tokens); raise it or shorten length.*"
+            )
+        return self
+
+    def signature(self) -> str:
+        """12 hex digits that identify the run: equal for configs that train the same policy on the same devices.
+
+        A raised budget, other restart limits or loggers leave it unchanged, so that an extension continues the same run.
+        """
+        identity = self.model_dump(mode="json", exclude={"budget", "launch", "logging"})
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def known_keys() -> list[str]:
+    """Every dotted key a config may set, in order of definition."""
+    return list(flatten(RunConfig().model_dump()))
+
+
+def check_key(key: str, origin: str) -> None:
+    """Refuse a dotted key RunConfig does not have.
+
+    Raises:
+        ValueError: names `origin`, the key and the nearest valid names.
+    """
+    keys = known_keys()
+    if key in keys:
+        return
+    last = key.rsplit(".", 1)[-1]
+    near = [known for known in keys if known.rsplit(".", 1)[-1] == last]
+    near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(keys)}"
+    raise ValueError(f"{origin}: unknown key {key!r}; {hint}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`algo.loss_type=dapo` as (key, value); the value is read as TOML, or else as a plain string.
+
+    Raises:
+        ValueError: there is no "=" in `text`.
+    """
+    key, separator, raw = text.partition("=")
+    if not separator:
+        raise ValueError(f"override {text!r} is not of the form key=value, such as algo.loss_type=dapo")
+    try:
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), raw.strip()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The dotted keys and values of one TOML file, keys checked.
+
+    Raises:
+        ValueError: the file is not TOML or sets an unknown key.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        values = flatten(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    for key in values:
+        check_key(key, str(path))
+    return values
+
+
+def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """A validated RunConfig from dotted keys.
+
+    Raises:
+        ValueError: one line for every value that is wrong, with what is valid.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        check_key(key, origin)
+        *tables, name = key.split(".")
+        table = nested
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[name] = value
+    try:
+        return RunConfig.model_validate(nested)
+    except ValidationError as error:
+        raise ValueError(f"{origin}: " + "; ".join(_describe(item) for item in error.errors())) from None
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{item['ctx']['error']}"
+    return f"{key} = {item['input']!r}: {item['msg']}"
+
+
+def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConfig:
+    """Defaults < `paths` in order < `overrides` ("key=value").
+
+    Raises:
+        ValueError: an unknown key or an invalid value, with the way out.
+    """
+    flat: dict[str, Any] = {}
+    for path in paths:
+        flat.update(read_toml(path))
+    for text in overrides:
+        key, value = parse_override(text)
+        check_key(key, f"override {text!r}")
+        flat[key] = value
+    return build_config(flat, " + ".join(str(path) for path in paths) or "config")
+
+
+def differences(first: RunConfig, second: RunConfig) -> list[str]:
+    """The dotted keys in which two configs differ, with both values."""
+    left, right = flatten(first.model_dump()), flatten(second.model_dump())
+    return [f"{key}: {left[key]!r} -> {right[key]!r}" for key in left if left[key] != right[key]]

@@ -1,0 +1,68 @@
+"""The run folder before anything expensive starts: input checked, config saved, an earlier run recognised."""
+
+import subprocess
+from pathlib import Path
+
+from scalerl.config import RunConfig, differences
+from scalerl.data.problem import load_problems
+from scalerl.files import read_json, write_json
+from scalerl.paths import RunPaths
+
+
+def check_inputs(config: RunConfig, on_cpu: bool) -> None:
+    """Check what a run needs from outside.
+
+    Raises:
+        ValueError: a path is missing or unusable, with the way out.
+    """
+    if not config.model.path:
+        raise ValueError("model.path is not set: name a Hugging Face directory, such as the one `scalerl base` makes")
+    if config.model.path.startswith((".", "/", "~")) and not (Path(config.model.path) / "config.json").exists():
+        raise ValueError(f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face directory")
+    for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
+        if not value:
+            raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
+        if not load_problems(Path(value)):
+            raise ValueError(f"{key} = {value!r} holds no problem; look at the report.json beside it")
+    if on_cpu and config.generator.kv_cache_gb == 0:
+        raise ValueError("generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5")
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with "-dirty" if it was changed since; "unknown" outside a git checkout."""
+    where = Path(__file__).parent
+    result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=where, capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"
+
+
+def read_config(paths: RunPaths) -> RunConfig:
+    """The resolved config of an existing run folder.
+
+    Raises:
+        ValueError: the folder has no config.json, so it is no run folder.
+    """
+    if not paths.config.exists():
+        raise ValueError(f"{paths.root} is not a run folder (no config.json); `scalerl run CONFIG --dir {paths.root}` makes one")
+    return RunConfig.model_validate(read_json(paths.config)["config"])
+
+
+def open_run_folder(paths: RunPaths, config: RunConfig) -> None:
+    """Create the folder, or check that the one there belongs to the same run, and save the resolved config.
+
+    Raises:
+        ValueError: the folder belongs to another run, or holds something else.
+    """
+    if paths.config.exists():
+        saved = read_config(paths)
+        if saved.signature() != config.signature():
+            changes = "; ".join(differences(saved, config))
+            raise ValueError(
+                f"{paths.root} belongs to another run (signature {saved.signature()}, yours {config.signature()}): {changes}. "
+                f"Choose another --dir, or set these back; only budget.*, launch.* and logging.* may change in a run"
+            )
+    elif paths.root.exists() and any(paths.root.iterdir()):
+        raise ValueError(f"{paths.root} exists, is not empty and is not a run folder; choose another --dir")
+    paths.root.mkdir(parents=True, exist_ok=True)
+    paths.create()
+    saved_config = {"signature": config.signature(), "git_commit": git_commit(), "config": config.model_dump(mode="json")}
+    write_json(paths.config, saved_config)

@@ -1,0 +1,138 @@
+"""metrics.jsonl and the ledger of compute.
+
+Roles post rows into the inbox; the supervisor is the only writer of metrics.jsonl. It stamps every row with the GPU-hours spent
+up to the row's own time, from a ledger of all processes it started. A row of step n replaces what an earlier, lost timeline said
+of the same step (kind="step": and of all later ones), so rows are unique and monotone.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalerl.files import read_json, write_json, write_text
+from scalerl.paths import RunPaths
+
+Role = Literal["generator", "trainer", "evaluator"]
+ROLES: tuple[Role, ...] = ("generator", "trainer", "evaluator")
+
+
+def post_row(paths: RunPaths, row: dict[str, Any]) -> None:
+    """Hand a row to the supervisor. It needs `kind` ("step" or "eval"), `step` and `time_s` (unix)."""
+    write_json(paths.inbox / f"{row['kind']}-{row['step']:08d}.json", row)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl; a torn last line (a writer died) is left out.
+
+    Raises:
+        ValueError: another line is not JSON; the message names it.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number} is not JSON ({error}); remove that line") from None
+    return rows
+
+
+@dataclass(kw_only=True)
+class Interval:
+    """Wall time of one process that holds `devices` devices; end_s is None while it runs. Unix seconds."""
+
+    role: Role
+    devices: int
+    start_s: float
+    end_s: float | None = None
+
+    def device_s(self, until_s: float) -> float:
+        end_s = until_s if self.end_s is None else min(self.end_s, until_s)
+        return self.devices * max(0.0, end_s - self.start_s)
+
+
+class ComputeLedger:
+    """Device time of a run over all its attempts: devices x wall time, a CPU process counting as one device."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        """Read the ledger of earlier attempts. A process that was never closed ended when the ledger was last saved."""
+        self._path = paths.compute
+        self._intervals: list[Interval] = []
+        if self._path.exists():
+            saved = read_json(self._path)
+            self._intervals = [Interval(**interval) for interval in saved["intervals"]]
+            for interval in self._intervals:
+                if interval.end_s is None:
+                    interval.end_s = max(saved["saved_s"], interval.start_s)
+
+    def open(self, role: Role, devices: int) -> Interval:
+        """Start the clock of one process; close it by setting `end_s`."""
+        interval = Interval(role=role, devices=devices, start_s=time.time())
+        self._intervals.append(interval)
+        self.save()
+        return interval
+
+    def save(self) -> None:
+        write_json(self._path, {"saved_s": time.time(), "intervals": [asdict(interval) for interval in self._intervals]})
+
+    def gpu_hours(self, until_s: float | None = None) -> dict[str, float]:
+        """GPU-hours up to a unix time (default: now): one entry a role, and their sum as "total"."""
+        until_s = time.time() if until_s is None else until_s
+        hours = dict.fromkeys(ROLES, 0.0)
+        for interval in self._intervals:
+            hours[interval.role] += interval.device_s(until_s) / 3600
+        return {**hours, "total": sum(hours.values())}
+
+
+class MetricsWriter:
+    """The one writer of metrics.jsonl."""
+
+    def __init__(self, paths: RunPaths, ledger: ComputeLedger) -> None:
+        self._paths = paths
+        self._ledger = ledger
+        self.rows = read_rows(paths.metrics)
+        self._rewrite()
+
+    def collect(self) -> list[dict[str, Any]]:
+        """Move the rows of the inbox to metrics.jsonl, oldest first; returns the new ones."""
+        posted = [(read_json(path), path) for path in self._paths.inbox.glob("[!.]*.json")]
+        posted.sort(key=lambda item: item[0]["time_s"])
+        new = []
+        for row, path in posted:
+            if self._add(row):
+                new.append(self.rows[-1])
+            path.unlink()
+        return new
+
+    def _add(self, row: dict[str, Any]) -> bool:
+        key = ("kind", "step", "time_s")
+        if any([old[name] for name in key] == [row[name] for name in key] for old in self.rows[-100:]):
+            return False  # appended just before an earlier supervisor died
+        hours = self._ledger.gpu_hours(row["time_s"])
+        row |= {"gpu_hours": hours["total"]} | {f"{role}_gpu_hours": hours[role] for role in ROLES}
+        kept = [old for old in self.rows if not _superseded(old, row)]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            self._rewrite()
+        self.rows.append(row)
+        with self._paths.metrics.open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return True
+
+    def _rewrite(self) -> None:
+        write_text(self._paths.metrics, "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows))
+
+
+def _superseded(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    if old["kind"] != new["kind"]:
+        return False
+    return old["step"] >= new["step"] if new["kind"] == "step" else old["step"] == new["step"]

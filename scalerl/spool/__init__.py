@@ -1,0 +1,1 @@
+"""What generator, trainer and evaluator say to each other: rollout shards, published policies, evaluation requests."""

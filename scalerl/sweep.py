@@ -1,0 +1,75 @@
+"""A sweep as data: base config + axis -> one RunConfig a grid point and seed. Pure: it starts nothing.
+
+An axis file in sweeps/ names what varies, either one key and its values
+
+    key = "algo.loss_type"
+    values = ["cispo", "dapo"]
+
+or whole points, when several keys move together
+
+    [[points]]
+    name = "ppo_off_policy-8"
+    "off_policy.mode" = "ppo_off_policy"
+    "off_policy.k" = 8
+"""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalerl.config import RunConfig, build_config, check_key, flatten, parse_override, read_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPoint:
+    """One run of a sweep: the name of its folder and its config."""
+
+    name: str
+    config: RunConfig
+
+
+def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The points of an axis file: (name, overrides).
+
+    Raises:
+        ValueError: no point, two of one name, or a key RunConfig does not know.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    if "points" in content:
+        points = [(point.get("name", ""), flatten({k: v for k, v in point.items() if k != "name"})) for point in content["points"]]
+    elif {"key", "values"} <= content.keys():
+        points = [(str(value), {content["key"]: value}) for value in content["values"]]
+    else:
+        raise ValueError(f"{path}: an axis has `key` and `values`, or a list of [[points]]; found {', '.join(content) or 'nothing'}")
+    names = [name for name, _ in points]
+    if not points or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: every point needs a name of its own, found {names}")
+    for _, overrides in points:
+        for key in overrides:
+            check_key(key, str(path))
+    return points
+
+
+def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[str] = ()) -> list[GridPoint]:
+    """Every point of the axis with every seed: base files < axis point < overrides.
+
+    Raises:
+        ValueError: an unknown key, an invalid value, or a number of seeds below 1.
+    """
+    if num_seeds < 1:
+        raise ValueError(f"--seeds {num_seeds}: at least 1 is needed")
+    flat: dict[str, Any] = {}
+    for path in base:
+        flat |= read_toml(path)
+    fixed = dict(parse_override(text) for text in overrides)
+    runs = []
+    for name, point in read_axis(axis):
+        for seed in range(num_seeds):
+            config = build_config(flat | point | {"seed": seed} | fixed, f"{axis} ({name})")
+            runs.append(GridPoint(name=f"{axis.stem}-{name}-seed{seed}", config=config))
+    return runs

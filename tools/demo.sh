@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# One ScaleRL run from nothing on two CPU cores. Called by `make demo`.
+#   SEED=0   of the base model and the run; each seed has its own run folder
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
+scalerl=".venv/bin/python -m scalerl"
+seed=${SEED:-0}
+data=data/demo
+run=runs/demo-seed$seed
+
+[ -e $data/train.parquet ] || $scalerl prepare --generate arithmetic --output $data --heldout-fraction 0.06
+[ -e $data/base/config.json ] || $scalerl base --output $data/base
+$scalerl run sweeps/scale/demo.toml --dir "$run" seed="$seed"
+$scalerl fit "$run"
+cat <<END
+
+data          $data/train.parquet, $data/heldout.parquet (report: $data/report.json)
+base model    $data/base
+run folder    $run (metrics.jsonl, logs/latest/, weights/, best/)
+fit           $run/fit.json
+plot          $run/curve.png
+END
