@@ -1,0 +1,117 @@
+"""Role processes: their group, their log, their device time, and that none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scalerl.config import load_config
+from scalerl.launch import processes
+from scalerl.launch.devices import assign_devices, visible_gpus
+from scalerl.launch.processes import RoleProcess
+from scalerl.metrics import ComputeLedger
+from scalerl.paths import RunPaths
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, what: str, deadline_s: float = 20.0) -> None:
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited {deadline_s} s for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start_role(tmp_path, monkeypatch):
+    """Start a role whose interpreter is replaced by a shell script."""
+    paths = RunPaths(tmp_path / "run")
+    paths.create()
+    ledger = ComputeLedger(paths)
+
+    def start(script: str, gpus=()) -> RoleProcess:
+        executable = tmp_path / "interpreter"
+        executable.write_text(f"#!/bin/bash\n{script}\n")
+        executable.chmod(0o755)
+        monkeypatch.setattr(processes.sys, "executable", str(executable))
+        process = RoleProcess(
+            name="generator-0", role="generator", arguments=["generator"], gpus=list(gpus), log=paths.log(1, "generator-0")
+        )
+        process.start(paths.root, 1, ledger)
+        process.ledger = ledger
+        return process
+
+    return start
+
+
+def test_a_dead_role_takes_its_children_along(start_role, tmp_path):
+    process = start_role(f"sleep 300 & echo $! > {tmp_path}/child; exit 7")
+    wait_until(lambda: not process.running or process.poll() is not None, "the end of the role")
+    child = int((tmp_path / "child").read_text())
+    wait_until(lambda: not running(child), "the end of its child")
+
+
+def test_stop_kills_what_ignores_sigterm(start_role, tmp_path):
+    process = start_role(f"trap '' TERM; sleep 300 & echo $! > {tmp_path}/child; touch {tmp_path}/ready; while true; do sleep 0.1; done")
+    wait_until(lambda: (tmp_path / "ready").exists(), "the role to start")
+    pid = process.pid
+    process.stop(deadline_s=0.3)
+    assert not process.running
+    assert not running(pid)
+    assert not running(int((tmp_path / "child").read_text()))
+
+
+def test_exit_code_last_error_and_device_time(start_role):
+    process = start_role("echo fine; echo 'ValueError: model.path is wrong'; echo bye; exit 3", gpus=["4", "5"])
+    code = None
+    end_s = time.monotonic() + 20
+    while code is None and time.monotonic() < end_s:
+        code = process.poll()
+    assert code == 3
+    assert process.last_error() == "ValueError: model.path is wrong"
+    hours = process.ledger.gpu_hours()
+    time.sleep(0.05)
+    assert process.ledger.gpu_hours() == hours  # its clock stands still
+    assert 0 < hours["generator"] * 3600 / 2 < 20
+
+
+def test_role_sees_its_gpus_and_no_network(start_role):
+    process = start_role("echo $CUDA_VISIBLE_DEVICES $HF_HUB_OFFLINE $OMP_NUM_THREADS; exit 0", gpus=["4", "5"])
+    wait_until(lambda: process.poll() == 0, "the role to end")
+    assert process.log.read_text().split()[:2] == ["4,5", "1"]
+
+
+def test_a_role_dies_with_its_parent(tmp_path):
+    child = f"import os,time\nfrom scalerl.launch.processes import die_with_parent\ndie_with_parent({{parent}})\nopen('{tmp_path}/pid','w').write(str(os.getpid()))\ntime.sleep(300)"
+    parent = f"import os,subprocess,sys,time\nsubprocess.Popen([sys.executable,'-c',{child!r}.replace('{{parent}}',str(os.getpid()))])\ntime.sleep(300)"
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the child to start")
+    pid = int((tmp_path / "pid").read_text())
+    assert running(pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not running(pid), "the child to die with its parent")
+
+
+def test_devices_are_disjoint_and_counted(monkeypatch):
+    config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "generator.tensor_parallel_size=2"])
+    devices = assign_devices(config, [str(index) for index in range(8)])
+    assert devices["trainer-1"] == ["1"]
+    assert devices["generator-1"] == ["4", "5"]
+    assert devices["evaluator"] == ["6", "7"]
+    with pytest.raises(ValueError, match="need 8 GPUs, this machine offers 7"):
+        assign_devices(config, ["0"] * 7)
+    assert set(map(tuple, assign_devices(config, []).values())) == {()}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert visible_gpus() == ["3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []

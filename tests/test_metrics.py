@@ -1,0 +1,114 @@
+"""metrics.jsonl: one writer, unique and monotone rows, GPU-hours from the ledger."""
+
+import json
+
+import pytest
+
+from scalerl import metrics
+from scalerl.files import write_json
+from scalerl.metrics import ComputeLedger, MetricsWriter, post_row, read_rows
+from scalerl.paths import RunPaths
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = RunPaths(tmp_path)
+    paths.create()
+    return paths
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock the test sets: clock["now"]."""
+    now = {"now": 0.0}
+    monkeypatch.setattr(metrics.time, "time", lambda: now["now"])
+    return now
+
+
+def step_row(step, time_s, **values):
+    return {"kind": "step", "step": step, "time_s": time_s, **values}
+
+
+def test_gpu_hours_are_devices_times_wall_time(paths, clock):
+    ledger = ComputeLedger(paths)
+    trainer = ledger.open("trainer", devices=4)
+    clock["now"] = 1800.0
+    ledger.open("generator", devices=2)
+    clock["now"] = 3600.0
+    trainer.end_s = 3600.0
+    assert ledger.gpu_hours(7200.0) == {"generator": 3.0, "trainer": 4.0, "evaluator": 0.0, "total": 7.0}
+    assert ledger.gpu_hours(900.0) == {"generator": 0.0, "trainer": 1.0, "evaluator": 0.0, "total": 1.0}
+
+
+def test_ledger_runs_on_over_restarts(paths, clock):
+    first = ComputeLedger(paths)
+    first.open("trainer", devices=1)
+    clock["now"] = 3600.0
+    first.save()
+    clock["now"] = 9000.0  # the supervisor was killed just after the save; nothing ran since
+    second = ComputeLedger(paths)
+    assert second.gpu_hours()["total"] == 1.0
+    second.open("trainer", devices=1)
+    clock["now"] = 9000.0 + 1800.0
+    assert second.gpu_hours()["total"] == 1.5
+
+
+def test_rows_carry_the_compute_of_their_own_time(paths, clock):
+    ledger = ComputeLedger(paths)
+    ledger.open("generator", devices=3)
+    ledger.open("trainer", devices=1)
+    writer = MetricsWriter(paths, ledger)
+    post_row(paths, step_row(1, time_s=900.0))
+    post_row(paths, {"kind": "eval", "step": 0, "time_s": 0.0})
+    clock["now"] = 7200.0
+    assert [row["kind"] for row in writer.collect()] == ["eval", "step"]
+    start, step = read_rows(paths.metrics)
+    assert (start["gpu_hours"], step["gpu_hours"]) == (0.0, 1.0)
+    assert (step["generator_gpu_hours"], step["trainer_gpu_hours"], step["evaluator_gpu_hours"]) == (0.75, 0.25, 0.0)
+    assert list(paths.inbox.iterdir()) == []
+
+
+def test_a_replayed_step_replaces_the_lost_timeline(paths):
+    writer = MetricsWriter(paths, ComputeLedger(paths))
+    for step in (1, 2, 3):
+        post_row(paths, step_row(step, time_s=step))
+    post_row(paths, {"kind": "eval", "step": 2, "time_s": 2.5, "pass_rate": 0.1})
+    writer.collect()
+    post_row(paths, step_row(2, time_s=10, note="replayed"))
+    post_row(paths, {"kind": "eval", "step": 2, "time_s": 10.5, "pass_rate": 0.2})
+    writer.collect()
+    rows = read_rows(paths.metrics)
+    assert [(row["kind"], row["step"]) for row in rows] == [("step", 1), ("step", 2), ("eval", 2)]
+    assert rows[1]["note"] == "replayed"
+    assert rows[2]["pass_rate"] == 0.2
+
+
+def test_a_row_is_not_counted_twice_when_the_writer_dies_before_it_empties_the_inbox(paths):
+    post_row(paths, step_row(1, time_s=1))
+    posted = paths.inbox / "step-00000001.json"
+    content = posted.read_text()
+    MetricsWriter(paths, ComputeLedger(paths)).collect()
+    posted.write_text(content)
+    assert MetricsWriter(paths, ComputeLedger(paths)).collect() == []
+    assert len(read_rows(paths.metrics)) == 1
+
+
+def test_a_torn_last_line_is_dropped_and_the_file_mended(paths):
+    MetricsWriter(paths, ComputeLedger(paths))
+    with paths.metrics.open("a") as file:
+        file.write(json.dumps(step_row(1, time_s=1)) + "\n" + '{"kind": "st')
+    assert [row["step"] for row in MetricsWriter(paths, ComputeLedger(paths)).rows] == [1]
+    assert paths.metrics.read_text().count("\n") == 1
+
+
+def test_a_damaged_line_is_named(paths):
+    paths.metrics.write_text('{"kind": "step"}\nnot json\n{"kind": "step"}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is not JSON"):
+        read_rows(paths.metrics)
+
+
+def test_nan_is_refused_before_it_is_published(paths):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        post_row(paths, step_row(1, time_s=1, loss=float("nan")))
+    assert list(paths.inbox.iterdir()) == []
+    write_json(paths.root / "x.json", {"fine": 1})

@@ -1,0 +1,52 @@
+"""The grid of a sweep: what is in it, and which axis files are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from scalerl.sweep import grid, read_axis
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+
+
+def test_grid_is_axis_times_seeds():
+    points = grid([SWEEPS / "base.toml", SWEEPS / "scale" / "demo.toml"], SWEEPS / "loss_type.toml", 2, ["batch.prompts=8"])
+    losses = [(point.config.algo.loss_type, point.config.seed) for point in points]
+    assert losses == [(loss, seed) for loss in ("cispo", "dapo", "grpo", "gspo") for seed in (0, 1)]
+    assert len({point.config.signature() for point in points}) == len({point.name for point in points}) == 8
+    assert {point.config.batch.prompts for point in points} == {8}
+    assert {point.config.model.dtype for point in points} == {"float32"}
+
+
+def test_every_shipped_axis_makes_distinct_runs():
+    axes = [path for path in sorted(SWEEPS.glob("*.toml")) if path.name != "base.toml"]
+    assert len(axes) >= 7
+    for axis in axes:
+        points = grid([SWEEPS / "base.toml"], axis, 1)
+        assert len({point.config.signature() for point in points}) == len(points) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('key = "algo.los"\nvalues = [1]', "unknown key 'algo.los'"),
+        ('key = "seed"', "an axis has `key` and `values`"),
+        ('key = "seed"\nvalues = [1, 1]', "a name of its own"),
+        ('key = "seed"\nvalues = []', "a name of its own"),
+        ("[[points]]\nseed = 1", "a name of its own"),
+        ("key =", "not valid TOML"),
+    ],
+)
+def test_bad_axis_is_refused(tmp_path, text, message):
+    path = tmp_path / "axis.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_axis(path)
+    assert message in str(error.value)
+
+
+def test_bad_value_names_axis_and_point(tmp_path):
+    path = tmp_path / "axis.toml"
+    path.write_text('key = "algo.loss_type"\nvalues = ["ppo"]')
+    with pytest.raises(ValueError, match=r"axis\.toml \(ppo\).*'cispo'"):
+        grid([], path, 1)
