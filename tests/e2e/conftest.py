@@ -1,0 +1,111 @@
+"""One tiny base model (tied and untied head) and one arithmetic data set for all end-to-end tests."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scalerl.base_model import train_base_model
+from scalerl.data.arithmetic import prepare_arithmetic
+from scalerl.files import read_json
+from scalerl.metrics import read_rows
+from scalerl.paths import RunPaths
+
+DEMO = Path(__file__).parents[2] / "sweeps" / "scale" / "demo.toml"
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with tied/, untied/ (base models) and data/."""
+    folder = tmp_path_factory.mktemp("inputs")
+    prepare_arithmetic(folder / "data", count=400, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
+    for name, tied in (("tied", True), ("untied", False)):
+        train_base_model(folder / name, seed=0, steps=60, tie_embeddings=tied)
+    return folder
+
+
+class Run:
+    """`scalerl run` in a process of its own."""
+
+    def __init__(self, inputs: Path, folder: Path, *overrides: str, model: str = "tied") -> None:
+        self.paths = RunPaths(folder)
+        fixed = [f"model.path={inputs / model}", f"data.train={inputs / 'data' / 'train.parquet'}"]
+        fixed += [f"data.heldout={inputs / 'data' / 'heldout.parquet'}", "batch.prompts=8", "batch.generations_per_prompt=8"]
+        fixed += ["evaluation.num_prompts=16", "evaluation.samples_per_prompt=2", "generator.kv_cache_gb=0.25"]
+        fixed += ["evaluation.every_steps=2", "generator.max_num_seqs=128"]
+        self.command = [sys.executable, "-m", "scalerl", "run", str(DEMO), "--dir", str(folder), *fixed, *overrides]
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> "Run":
+        self.output = (self.paths.root.parent / f"{self.paths.root.name}.out").open("ab")
+        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return self
+
+    def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 150.0) -> None:
+        end_s = time.monotonic() + deadline_s
+        while not condition():
+            assert time.monotonic() < end_s, f"waited {deadline_s:.0f} s for {what}\n{self.report()}"
+            assert self.process.poll() is None, f"the run ended while waiting for {what}\n{self.report()}"
+            time.sleep(0.1)
+
+    def wait(self, deadline_s: float = 300.0) -> int:
+        try:
+            return self.process.wait(timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the run did not end within {deadline_s:.0f} s\n{self.report()}")
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    @property
+    def rows(self) -> list[dict]:
+        return read_rows(self.paths.metrics)
+
+    @property
+    def steps(self) -> list[dict]:
+        return [row for row in self.rows if row["kind"] == "step"]
+
+    @property
+    def evaluations(self) -> list[dict]:
+        return sorted((row for row in self.rows if row["kind"] == "eval"), key=lambda row: row["step"])
+
+    def step(self) -> int:
+        return self.steps[-1]["step"] if self.steps else 0
+
+    def pid(self, name: str) -> int | None:
+        return read_json(self.paths.status)["pids"].get(name) if self.paths.status.exists() else None
+
+    def left_behind(self) -> list[str]:
+        """Command lines of processes that still mention the run folder."""
+        found = subprocess.run(["pgrep", "-af", str(self.paths.root)], capture_output=True, text=True).stdout.splitlines()
+        return [line for line in found if "pytest" not in line and "pgrep" not in line]
+
+    def report(self) -> str:
+        """Supervisor output and the ends of the latest logs."""
+        texts = [Path(self.output.name).read_text()[-2000:]]
+        for log in sorted((self.paths.logs / "latest").glob("*.log")):
+            texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
+        return "\n".join(texts)
+
+
+@pytest.fixture
+def make_run(inputs, tmp_path):
+    """Make runs in the test's own folder; none of their processes survives the test."""
+    runs = []
+
+    def make(*overrides: str, model: str = "tied", name: str = "run") -> Run:
+        run = Run(inputs, tmp_path / name, *overrides, model=model)
+        runs.append(run)
+        return run
+
+    yield make
+    for run in runs:
+        run.kill()
