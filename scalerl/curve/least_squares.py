@@ -1,98 +1,113 @@
 """Exact least squares for the sigmoid by variable projection: A is linear once B and C_mid are given."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.special import expit
 
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
 
 B_RANGE = (0.05, 20.0)
 C_MID_MARGIN = 100.0
 """C_mid is searched from the first compute / margin to the last compute * margin."""
-GRID_SHAPE = (24, 48)
-MAX_ITERATIONS = 60
+GRID_SHAPE = (16, 32)
+NUM_STARTS = 3
+MAX_ITERATIONS = 100
 
 
-def fit_least_squares(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
-    """The sigmoid of least squared residuals with r0 given, 0 <= A <= 1.
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised: log compute and gain over R0 [points], limits of the amplitude A - R0."""
 
-    `compute` [points] > 0, `pass_rate` [points]. A grid over (log B, log C_mid) finds the valleys, a damped
-    Gauss-Newton walk on the projected residual (A eliminated) finds their floor.
+    log_compute: FloatArray
+    gain: FloatArray
+    amplitude_range: tuple[float, float]
+
+    @property
+    def box(self) -> FloatArray:
+        """[[log B low, high], [log C_mid low, high]]."""
+        margin = np.log(C_MID_MARGIN)
+        return np.array([np.log(B_RANGE), [self.log_compute[0] - margin, self.log_compute[-1] + margin]])
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch of candidate curves: theta = (log B, log C_mid) [starts, 2], A eliminated, and how well they fit."""
+
+    theta: FloatArray
+    amplitude: FloatArray
+    fraction: FloatArray
+    residual: FloatArray
+    error: FloatArray
+
+
+def fit_least_squares(
+    compute: FloatArray, pass_rate: FloatArray, r0: float, a_range: tuple[float, float] = (0.0, 1.0)
+) -> Sigmoid:
+    """The sigmoid of least squared residuals with r0 given and A in `a_range` (low = high fixes A).
+
+    `compute` [points] > 0 ascending, `pass_rate` [points]. A grid over (log B, log C_mid) finds the valleys, a damped
+    Gauss-Newton walk on the projected residual (Golub and Pereyra 1973, Kaufman's Jacobian) finds their floor.
     """
-    log_compute = np.log(compute)
-    starts = _valleys(log_compute, pass_rate - r0, r0)
-    theta, amplitude, error = _descend(starts, log_compute, pass_rate - r0, r0)
-    best = int(np.argmin(error))
-    return Sigmoid(
-        r0=r0, a=float(r0 + amplitude[best]), b=float(np.exp(theta[best, 0])), c_mid=float(np.exp(theta[best, 1]))
-    )
+    problem = Problem(np.log(compute), pass_rate - r0, (a_range[0] - r0, a_range[1] - r0))
+    state = _descend(_valleys(problem), problem)
+    best = int(np.argmin(state.error))
+    b, c_mid = np.exp(state.theta[best])
+    return Sigmoid(r0=r0, a=float(r0 + state.amplitude[best]), b=float(b), c_mid=float(c_mid))
 
 
-def _project(theta: FloatArray, log_compute: FloatArray, gain: FloatArray, r0: float) -> tuple[FloatArray, ...]:
-    """Best amplitude A - r0 for each theta [..., 2] = (log B, log C_mid); also the fractions and the squared error."""
-    b = np.exp(theta[..., :1])
-    fraction = 1.0 / (1.0 + np.exp(np.clip(b * (theta[..., 1:] - log_compute), -500, 500)))
-    amplitude = (fraction @ gain) / np.maximum((fraction**2).sum(-1), 1e-300)
-    amplitude = np.clip(amplitude, -r0, 1.0 - r0)
-    residual = gain - amplitude[..., None] * fraction
-    return amplitude, fraction, residual, (residual**2).sum(-1)
+def _evaluate(theta: FloatArray, problem: Problem) -> State:
+    fraction = expit(np.exp(theta[:, :1]) * (problem.log_compute - theta[:, 1:]))
+    amplitude = (fraction @ problem.gain) / np.maximum(np.einsum("sp,sp->s", fraction, fraction), 1e-300)
+    amplitude = np.clip(amplitude, *problem.amplitude_range)
+    residual = problem.gain - amplitude[:, None] * fraction
+    return State(theta, amplitude, fraction, residual, np.einsum("sp,sp->s", residual, residual))
 
 
-def _bounds(log_compute: FloatArray) -> tuple[FloatArray, FloatArray]:
-    margin = np.log(C_MID_MARGIN)
-    low = np.array([np.log(B_RANGE[0]), log_compute.min() - margin])
-    return low, np.array([np.log(B_RANGE[1]), log_compute.max() + margin])
-
-
-def _valleys(log_compute: FloatArray, gain: FloatArray, r0: float) -> FloatArray:
-    """The local minima of a coarse grid, the deepest four: [starts, 2]."""
-    low, high = _bounds(log_compute)
-    axes = [np.linspace(low[i], high[i], GRID_SHAPE[i]) for i in (0, 1)]
+def _valleys(problem: Problem) -> State:
+    """The deepest local minima of a coarse grid."""
+    axes = [np.linspace(low, high, n) for (low, high), n in zip(problem.box, GRID_SHAPE, strict=True)]
     theta = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    error = _project(theta, log_compute, gain, r0)[-1]
+    error = _evaluate(theta.reshape(-1, 2), problem).error.reshape(GRID_SHAPE)
+    rows, columns = GRID_SHAPE
     padded = np.pad(error, 1, constant_values=np.inf)
-    neighbours = [padded[i : i + GRID_SHAPE[0], j : j + GRID_SHAPE[1]] for i in (0, 1, 2) for j in (0, 1, 2)]
-    lowest = error <= np.min(neighbours, axis=0)
-    candidates = theta[lowest]
-    return np.asarray(candidates[np.argsort(error[lowest])[:4]])
+    around = [padded[i : i + rows, j : j + columns] for i in (0, 1, 2) for j in (0, 1, 2)]
+    lowest = error <= np.min(around, axis=0)
+    deepest = np.argsort(error[lowest])[:NUM_STARTS]
+    return _evaluate(theta[lowest][deepest], problem)
 
 
-def _descend(theta: FloatArray, log_compute: FloatArray, gain: FloatArray, r0: float) -> tuple[FloatArray, ...]:
-    """Levenberg-Marquardt on the projected residual (Kaufman's Jacobian), all starts at once."""
-    low, high = _bounds(log_compute)
-    damping = np.full(len(theta), 1e-3)
-    amplitude, fraction, residual, error = _project(theta, log_compute, gain, r0)
+def _descend(state: State, problem: Problem) -> State:
+    """Levenberg-Marquardt, all starts at once."""
+    damping = np.full(len(state.theta), 1e-3)
+    low, high = problem.box.T
     for _ in range(MAX_ITERATIONS):
-        step = _step(theta, amplitude, fraction, residual, log_compute, damping)
-        trial = np.clip(theta + step, low, high)
-        projected = _project(trial, log_compute, gain, r0)
-        better = projected[-1] < error
-        gained = np.max(np.where(better, error - projected[-1], 0.0) / np.maximum(error, 1e-300))
-        theta = np.where(better[:, None], trial, theta)
-        amplitude, error = (np.where(better, new, old) for new, old in ((projected[0], amplitude), (projected[3], error)))
-        fraction, residual = (
-            np.where(better[:, None], new, old) for new, old in ((projected[1], fraction), (projected[2], residual))
-        )
-        damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e8)
-        if gained < 1e-14 and damping.min() > 1e4:
+        trial = _evaluate(np.clip(state.theta + _step(state, problem, damping), low, high), problem)
+        better = trial.error < state.error
+        gained = np.where(better, (state.error - trial.error) / np.maximum(state.error, 1e-300), 0.0)
+        state = _choose(better, trial, state)
+        damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e10)
+        if (gained < 1e-12).all() and (better | (damping > 1e6)).all():
             break
-    return theta, amplitude, error
+    return state
 
 
-def _step(
-    theta: FloatArray,
-    amplitude: FloatArray,
-    fraction: FloatArray,
-    residual: FloatArray,
-    log_compute: FloatArray,
-    damping: FloatArray,
-) -> FloatArray:
-    """The damped Gauss-Newton step [starts, 2]."""
-    b = np.exp(theta[:, :1])
-    slope = amplitude[:, None] * fraction * (1 - fraction)
-    jacobian = np.stack([slope * b * (log_compute - theta[:, 1:]), -slope * b], axis=1)
-    norm = np.maximum((fraction**2).sum(-1), 1e-300)[:, None, None]
-    along = np.einsum("sip,sp->si", jacobian, fraction)[:, :, None]
-    jacobian = jacobian - along * fraction[:, None, :] / norm
+def _choose(better: FloatArray, new: State, old: State) -> State:
+    pairs = ((getattr(new, name), getattr(old, name)) for name in State.__dataclass_fields__)
+    return State(*(np.where(better.reshape(-1, *[1] * (n.ndim - 1)), n, o) for n, o in pairs))
+
+
+def _step(state: State, problem: Problem, damping: FloatArray) -> FloatArray:
+    """The damped Gauss-Newton step [starts, 2]; where A is inside its range, it is projected out of the Jacobian."""
+    b = np.exp(state.theta[:, :1])
+    slope = state.amplitude[:, None] * state.fraction * (1 - state.fraction)
+    jacobian = np.stack([slope * b * (problem.log_compute - state.theta[:, 1:]), -slope * b], axis=1)
+    low, high = problem.amplitude_range
+    free = ((state.amplitude > low) & (state.amplitude < high))[:, None, None]
+    norm = np.maximum(np.einsum("sp,sp->s", state.fraction, state.fraction), 1e-300)[:, None, None]
+    along = np.einsum("sip,sp->si", jacobian, state.fraction)[:, :, None]
+    jacobian = jacobian - free * along * state.fraction[:, None, :] / norm
     normal = np.einsum("sip,sjp->sij", jacobian, jacobian)
     diagonal = np.einsum("sii->si", normal)
-    normal = normal + damping[:, None, None] * np.eye(2) * (diagonal[:, :, None] + 1e-12)
-    return np.asarray(np.linalg.solve(normal, np.einsum("sip,sp->si", jacobian, residual)[..., None])[..., 0])
+    normal = normal + np.eye(2) * (damping[:, None] * diagonal + 1e-30)[:, :, None]
+    return np.asarray(np.linalg.solve(normal, np.einsum("sip,sp->si", jacobian, state.residual)[..., None])[..., 0])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scalerl.data.problem import Problem
+from scalerl.data.problem import Problem, make_problem
 
 THINK_END = ">"
 OPERATORS = "+-*"
@@ -75,7 +75,7 @@ def chain_problem(prompt: str) -> Problem:
     """The problem of one chain; its difficulty is its number of steps."""
     answer = worked_solution(prompt).rpartition(THINK_END)[2]
     num_steps = len(prompt) // 2 - 1
-    return Problem.of(prompt=prompt, answer=answer, source="arithmetic", difficulty=float(num_steps))
+    return make_problem(prompt, [answer], source="arithmetic", difficulty=float(num_steps))
 
 
 def _draw_prompts(seed: int, min_steps: int, max_steps: int) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """The record every other part works with: one problem of a prepared set."""
 
 import hashlib
+import re
 import unicodedata
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,10 +22,13 @@ SCHEMA = pa.schema(
         pa.field("difficulty", pa.float64()),
     ]
 )
+"""Columns of train.parquet and heldout.parquet: the fields of `Problem`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
+    """One prompt with its reference answer."""
+
     prompt_id: str
     """First 16 hexadecimal digits of the SHA-256 of the normalised prompt."""
     prompt: str
@@ -35,57 +40,61 @@ class Problem:
     source: str
     """Name of the file it was read from."""
     difficulty: float | None = None
-    """As the source gives it; a fraction such as "3/8" becomes .375. Scales differ between sources."""
-
-    @classmethod
-    def of(cls, *, prompt: str, answer: str, source: str, difficulty: float | None = None) -> "Problem":
-        """The problem of a raw prompt and answer: both normalised, the id computed."""
-        prompt = normalise_prompt(prompt)
-        answer = "\n".join(normalise_line(line) for line in answer.splitlines() if line.strip())
-        return cls(prompt_id=prompt_id(prompt), prompt=prompt, answer=answer, source=source, difficulty=difficulty)
+    """As the source gives it; a fraction such as "3/8" is .375. Scales differ between sources."""
 
 
-def normalise_line(text: str) -> str:
-    """NFC, with every run of white space made one blank, and none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+def make_problem(prompt: str, answers: Sequence[str], *, source: str, difficulty: float | None = None) -> Problem:
+    """The problem of a raw prompt and its accepted answers: texts normalised, equal answers merged, the id computed."""
+    prompt = normalise(prompt)
+    forms = dict.fromkeys(" ".join(normalise(answer).split()) for answer in answers)
+    return Problem(
+        prompt_id=compute_prompt_id(prompt),
+        prompt=prompt,
+        answer="\n".join(forms),
+        source=source,
+        difficulty=difficulty,
+    )
 
 
-def normalise_prompt(text: str) -> str:
-    """NFC, lines kept: blanks within a line are collapsed, empty lines at the ends and beyond one in a row are dropped."""
-    lines: list[str] = []
-    for line in map(normalise_line, text.splitlines()):
-        if line or (lines and lines[-1]):
-            lines.append(line)
-    return "\n".join(lines).rstrip("\n")
+def normalise(text: str) -> str:
+    """Unicode NFC; line ends as "\\n", no blanks at line ends, at most one blank after a word, no empty lines at either end.
+
+    The indentation of a line stays: it may be program text.
+    """
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(r"(?<=\S)[^\S\n]+", " ", text)
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip()
 
 
-def prompt_id(prompt: str) -> str:
-    """The id of a normalised prompt: a problem keeps it in every file, run and sweep."""
+def compute_prompt_id(prompt: str) -> str:
+    """The id of a normalised prompt: the same in every file, run and sweep."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-def write_problems(path: Path, problems: list[Problem]) -> None:
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Write a prepared set as Parquet, atomically; readable with plain pandas."""
     table = pa.Table.from_pylist([asdict(problem) for problem in problems], schema=SCHEMA)
     write_atomic(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def load_problems(path: Path) -> list[Problem]:
-    """Read a prepared set.
+    """Read a prepared set, in the order of the file (by prompt_id, as `scalerl prepare` writes it).
 
     Raises:
         ValueError: there is no such file, or it is not one that `scalerl prepare` wrote, or it is empty.
     """
-    way_out = "make it with `scalerl prepare --input FILE --output DIR`"
+    way_out = "make one with `scalerl prepare --input FILE --output DIR`"
     if not path.is_file():
         raise ValueError(f"there is no problem file {path}; {way_out}")
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file ({error}); {way_out}") from None
-    missing = [field.name for field in fields(Problem) if field.name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {missing}, it has {table.column_names}; {way_out}")
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(
+            f"{path} is not a prepared problem file: its columns are {table.schema.names}, a prepared one has "
+            f"{SCHEMA.names}; {way_out}"
+        )
     if table.num_rows == 0:
-        raise ValueError(f"{path} holds no problem; {way_out}")
-    return [Problem(**row) for row in table.select(SCHEMA.names).to_pylist()]
+        raise ValueError(f"{path} holds no problem; prepare it again with another held-out fraction or more input")
+    return [Problem(**row) for row in table.to_pylist()]

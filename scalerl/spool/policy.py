@@ -5,9 +5,11 @@ a replay after a crash finds what it published before.
 """
 
 import hashlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,5 +164,40 @@ def collect_old_weights(paths: RunPaths, keep: Collection[str]) -> int:
     needed = {*keep, *(request.name for request in pending_evaluations(paths))}
     old = [folder for folder in paths.weights.iterdir() if folder.name[0].isdigit() and folder.name not in needed]
     for folder in old:
-        shutil.rmtree(folder)
+        doomed = temporary_name(folder)
+        os.rename(folder, doomed)  # gone at once: nobody must find half of it
+        shutil.rmtree(doomed)
     return len(old)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Make `target` a folder of hard links to the files of `source`; copies, on a file system without links.
+
+    Raises:
+        FileNotFoundError: `source` is gone, or went while its files were being linked.
+    """
+    target.mkdir()
+    for path in source.iterdir():
+        try:
+            os.link(path, target / path.name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copy2(path, target / path.name)
+
+
+@contextmanager
+def pinned_weights(paths: RunPaths, name: str, owner: str) -> Iterator[Path]:
+    """A published folder, under its own name, that stays while `owner` reads it even if the trainer deletes the original.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+    """
+    root = paths.weights / f".{owner}"
+    shutil.rmtree(root, ignore_errors=True)  # of an owner that was killed
+    root.mkdir()
+    try:
+        link_folder(paths.weights / name, root / name)
+        yield root / name
+    finally:
+        shutil.rmtree(root)

@@ -73,14 +73,14 @@ class Spool:
                 self.quarantine(folder / name, f"{name} is not the name of a shard of bucket {bucket}")
         return groups
 
-    def read(self, group: int) -> list[Rollout]:
-        """The completions of one group.
+    def read(self, group: int, *, as_arrays: bool = False) -> list[Rollout]:
+        """The completions of one group; `as_arrays`: with NumPy arrays in the per-token columns.
 
         Raises:
             ShardError: the shard is torn or foreign; `quarantine` it and have the group generated again.
             FileNotFoundError: the group has no shard.
         """
-        return read_group(self.path(group), group)
+        return read_group(self.path(group), group, as_arrays=as_arrays)
 
     def quarantine(self, path: Path, reason: str) -> Path:
         """Move a file that is no valid shard aside, with the reason in `<name>.reason.txt` beside it."""

@@ -1,0 +1,35 @@
+"""Advantages of completions from the rewards of their groups (paper, section 3)."""
+
+from typing import Literal
+
+import numpy as np
+
+SAME_REWARD = 1e-6
+"""Rewards of a group that differ by less are equal: they are stored as float32."""
+
+
+def has_variance(rewards: np.ndarray) -> np.ndarray:
+    """[prompts] bool: whether the rewards [prompts, completions] of each prompt are not all equal."""
+    return np.ptp(rewards, axis=1) > SAME_REWARD
+
+
+def advantages(
+    rewards: np.ndarray, *, norm: Literal["batch", "prompt", "none"], zero_variance: Literal["drop", "keep"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centre the rewards of each prompt and normalise them.
+
+    rewards: [prompts, completions]. norm: "prompt" divides by the standard deviation of the group, "batch" by that of all kept
+    advantages of the batch, "none" by nothing (Dr. GRPO). Standard deviations are of the population; one of zero gives zeros.
+    zero_variance: "drop" takes the prompts whose rewards are all equal out of the batch, and so out of its standard deviation.
+
+    Returns:
+        (advantages [prompts, completions], kept [prompts] bool); a prompt that is not kept has zeros.
+    """
+    rewards = rewards.astype(np.float64)
+    varied = has_variance(rewards)
+    centred = np.where(varied[:, None], rewards - rewards.mean(axis=1, keepdims=True), 0.0)
+    kept = varied if zero_variance == "drop" else np.ones(len(rewards), dtype=bool)
+    if norm == "none" or not varied.any():
+        return centred, kept
+    scale = rewards.std(axis=1, keepdims=True) if norm == "prompt" else centred[kept].std()
+    return np.divide(centred, scale, out=np.zeros_like(centred), where=varied[:, None]), kept

@@ -1,0 +1,48 @@
+"""What published curves teach about a new one: a small table of learnt numbers."""
+
+from dataclasses import dataclass
+
+DEFAULT_SAMPLES = 16_000
+"""Answers behind one evaluation when the input does not say: 1,000 prompts x 16, as in arXiv 2510.13786."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """The default estimator's assumptions. None of them is tuned per curve; `tools/learn_prior.py` derives them."""
+
+    log_b_mean: float
+    log_b_scale: float
+    """log B is Student-t with 4 degrees of freedom, this centre and scale."""
+    gain_mean: float
+    gain_sd: float
+    """(A - R0) / (1 - R0) is normal, with a share `wide_weight` of sd `wide_gain_sd` for tasks unlike those seen."""
+    scatter: float
+    """Standard deviation of an evaluation about the curve, as a multiple of its binomial standard deviation. Below 1
+    because the prompts are fixed: which prompts are hard does not vary from one evaluation to the next."""
+    wander_sd: float
+    wander_length: float
+    """A run leaves its sigmoid by an Ornstein-Uhlenbeck process in log compute: stationary sd, correlation length."""
+    drift: float
+    """Beyond the window the law itself is trusted less: a random walk of sd drift * sqrt(log(C / C_last))."""
+    wide_weight: float = 0.1
+    wide_gain_sd: float = 0.35
+    log_c_mid_sd: float = 1.5
+    """log C_mid is normal about the middle of the window (in log compute)."""
+    scatter_points: float = 8.0
+    """The prior on the scatter counts as much as this many points."""
+    wander_chance: float = 0.15
+    """Probability, beforehand, that a run's own parameters need the wander: white scatter unless the residuals say
+    otherwise. Predictions always allow for it, because evaluations to come are those of a real run."""
+
+
+PUBLISHED = Prior(
+    log_b_mean=0.76,
+    log_b_scale=0.19,
+    gain_mean=0.277,
+    gain_sd=0.076,
+    scatter=0.83,
+    wander_sd=0.0045,
+    wander_length=0.3,
+    drift=0.006,
+)
+"""Learnt from all the published curves."""

@@ -1,0 +1,73 @@
+"""Is the ceiling identified by the window, and if not, why and how much more compute would be needed?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalerl.curve.alternatives import BENDLESS, Alternative
+from scalerl.curve.draws import Draws
+from scalerl.curve.window import Window
+
+MAX_RISK = 0.05
+MIN_BEND_BIC = 2.0
+"""BIC by which the sigmoid must beat the best curve without a ceiling: positive evidence."""
+MARGIN = 0.02
+"""Half-width of A's interval that always will do: the paper's margin between runs."""
+MAX_HALF_WIDTH_SHARE = 0.15
+"""... or this share of the gain A - R0, where that is more."""
+SEEN_GAIN = 0.8
+"""A ceiling counts as approached once this part of the gain has been reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether to believe the ceiling."""
+
+    identified: bool
+    reason: str
+    """Why not, in words; empty when identified."""
+    needed_compute: float | None
+    """Where the run would have to end to see its ceiling, when it is not identified yet."""
+
+
+def judge(parameters: Draws, alternatives: list[Alternative], window: Window) -> Verdict:
+    """The verdict on a fit, from its draws and the families it was compared with."""
+    reasons = [*_bounds(parameters, window), *_bend(parameters, alternatives, window), *_width(parameters)]
+    if not reasons:
+        return Verdict(identified=True, reason="", needed_compute=None)
+    return Verdict(identified=False, reason="; ".join(reasons), needed_compute=_needed_compute(parameters, window))
+
+
+def _bounds(parameters: Draws, window: Window) -> list[str]:
+    reasons = []
+    if np.mean(parameters.a > 0.995) > MAX_RISK:
+        reasons.append("A may lie on its bound 1")
+    if np.mean(parameters.a - parameters.r0 < 2 * window.r0_sd) > MAX_RISK:
+        reasons.append("no gain over R0 is visible")
+    return reasons
+
+
+def _bend(parameters: Draws, alternatives: list[Alternative], window: Window) -> list[str]:
+    reasons = []
+    last = window.compute[-1]
+    if np.mean(parameters.c_mid > last) > MAX_RISK:
+        reasons.append(f"the window may end before C_mid ({last:.3g} against up to {parameters.interval('c_mid')[1]:.3g})")
+    bic = {fit.family: fit.bic for fit in alternatives}
+    bendless = min(BENDLESS, key=lambda family: bic[family])
+    if bic[bendless] - bic["sigmoid"] < MIN_BEND_BIC:
+        reasons.append(f"no bend in the window: {bendless} fits as well (BIC {bic[bendless] - bic['sigmoid']:+.1f})")
+    return reasons
+
+
+def _width(parameters: Draws) -> list[str]:
+    low, high = parameters.interval("a")
+    allowed = max(MARGIN, MAX_HALF_WIDTH_SHARE * float(np.median(parameters.a - parameters.r0)))
+    if (high - low) / 2 <= allowed:
+        return []
+    return [f"the 90 % interval of A, {low:.3f} to {high:.3f}, is wider than +-{allowed:.3f}"]
+
+
+def _needed_compute(parameters: Draws, window: Window) -> float:
+    """Where nearly every draw has made 80 % of its gain; at least a quarter more than the window has."""
+    reached = parameters.c_mid * (SEEN_GAIN / (1 - SEEN_GAIN)) ** (1 / parameters.b)
+    return float(max(np.quantile(reached, 0.9), 1.25 * window.compute[-1]))

@@ -1,0 +1,210 @@
+"""`scalerl prepare`: problem files in, one prepared training and held-out set and a report of what was dropped out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from scalerl.data import arithmetic
+from scalerl.data.problem import Problem, write_problems
+from scalerl.data.readers import BadRow, read_problem_file
+from scalerl.files import write_json
+
+MAX_EXAMPLES = 5
+
+
+@dataclass(kw_only=True)
+class Dropped:
+    """Rows of one input dropped for one reason."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    """The first five, "FILE:LINE: what is wrong"."""
+
+
+@dataclass(kw_only=True)
+class InputReport:
+    """What became of one input; rows = kept + dropped, kept = train + heldout."""
+
+    input: str
+    rows: int = 0
+    kept: int = 0
+    train: int = 0
+    heldout: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_difficulty, too_long, duplicate,
+    conflicting_answer (the prompt of an earlier row, with another answer)."""
+
+    def drop(self, reason: str, example: str) -> None:
+        """Count a row under `reason`."""
+        dropped = self.dropped.setdefault(reason, Dropped())
+        dropped.count += 1
+        if len(dropped.examples) < MAX_EXAMPLES:
+            dropped.examples.append(example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """The content of report.json."""
+
+    heldout_fraction: float
+    max_prompt_tokens: int | None
+    """None: prompts were not counted."""
+    train: int
+    heldout: int
+    inputs: list[InputReport]
+
+    def table(self) -> str:
+        """One line per input, aligned, for the terminal."""
+        lines = [("input", "rows", "kept", "train", "held-out", "dropped")]
+        for entry in self.inputs:
+            dropped = ", ".join(f"{reason} {rows.count}" for reason, rows in sorted(entry.dropped.items())) or "-"
+            counts = (entry.rows, entry.kept, entry.train, entry.heldout)
+            lines.append((Path(entry.input).name, *map(str, counts), dropped))
+        width = max(len(line[0]) for line in lines)
+        return "\n".join(f"{name:<{width}}" + "".join(f"{n:>9}" for n in counts) + f"  {dropped}" for name, *counts, dropped in lines)
+
+
+def prepare(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    heldout_fraction: float,
+    strict: bool = False,
+    count_tokens: Callable[[str], int] | None = None,
+    max_prompt_tokens: int | None = None,
+) -> PrepareReport:
+    """Write output/train.parquet, output/heldout.parquet and output/report.json from problem files.
+
+    Of several rows with one prompt the first is kept. Prompts of more than `max_prompt_tokens` by `count_tokens` are
+    dropped. `strict` refuses the first row that is not a problem (duplicates and long prompts are problems). The result
+    depends on the rows alone: each file is sorted by prompt_id.
+
+    Raises:
+        ValueError: an unreadable input, an input that yields no problem, a bad row with `strict`, an impossible
+            fraction; nothing has been written.
+    """
+    assert (count_tokens is None) == (max_prompt_tokens is None), "a token limit needs a tokenizer, and the reverse"
+    check_fraction(heldout_fraction)
+    kept: dict[str, Problem] = {}
+    reports = []
+    for path in inputs:
+        report = InputReport(input=str(path))
+        reports.append(report)
+        for row in read_problem_file(path):
+            report.rows += 1
+            reason, message = _why_dropped(row.problem, kept, count_tokens, max_prompt_tokens)
+            if isinstance(row.problem, BadRow) and strict:
+                raise ValueError(f"{row.location}: {message}; correct the row, or leave out --strict to drop it")
+            if reason:
+                report.drop(reason, f"{row.location}: {message}")
+            elif isinstance(row.problem, Problem):
+                kept[row.problem.prompt_id] = row.problem
+                _count_kept(report, row.problem, heldout_fraction)
+        if not report.kept:
+            raise ValueError(f"{path} yields no problem: {_summary(report)}")
+    return _write(output, list(kept.values()), reports, heldout_fraction, max_prompt_tokens)
+
+
+def prepare_arithmetic(
+    output: Path,
+    *,
+    count: int,
+    seed: int = 0,
+    min_steps: int = 1,
+    max_steps: int = arithmetic.MAX_STEPS,
+    heldout_fraction: float,
+) -> PrepareReport:
+    """`--generate arithmetic`: the same files, of `count` chains instead of rows.
+
+    Raises:
+        ValueError: an impossible count, range of steps or fraction; nothing has been written.
+    """
+    check_fraction(heldout_fraction)
+    problems = arithmetic.generate(count, seed=seed, min_steps=min_steps, max_steps=max_steps)
+    report = InputReport(input="arithmetic", rows=count)
+    for problem in problems:
+        _count_kept(report, problem, heldout_fraction)
+    return _write(output, problems, [report], heldout_fraction, None)
+
+
+def is_heldout(prompt_id: str, heldout_fraction: float) -> bool:
+    """Whether a prompt is held out: by its id alone, so in every run alike, whatever rows come or go.
+
+    A larger fraction holds out the same prompts and more.
+    """
+    return int(prompt_id, 16) < heldout_fraction * 2**64
+
+
+def check_fraction(heldout_fraction: float) -> None:
+    """Refuse a fraction outside 0..1.
+
+    Raises:
+        ValueError: just that.
+    """
+    if not 0 <= heldout_fraction <= 1:
+        raise ValueError(f"held-out fraction {heldout_fraction}: give a number from 0 (all train) to 1 (all held out)")
+
+
+def _why_dropped(
+    problem: Problem | BadRow,
+    kept: dict[str, Problem],
+    count_tokens: Callable[[str], int] | None,
+    max_prompt_tokens: int | None,
+) -> tuple[str, str]:
+    """Reason and message, both empty for a problem to keep."""
+    if isinstance(problem, BadRow):
+        return problem.reason, str(problem)
+    if (earlier := kept.get(problem.prompt_id)) is not None:
+        if earlier.answer == problem.answer:
+            return "duplicate", f"the prompt of an earlier row of {earlier.source}"
+        return (
+            "conflicting_answer",
+            f"answer {problem.answer!r} to the prompt of an earlier row of {earlier.source}, where it is {earlier.answer!r}",
+        )
+    if count_tokens is not None and max_prompt_tokens is not None:
+        num_tokens = count_tokens(problem.prompt)
+        if num_tokens > max_prompt_tokens:
+            return "too_long", f"a prompt of {num_tokens} tokens, over the limit of {max_prompt_tokens}"
+    return "", ""
+
+
+def _count_kept(report: InputReport, problem: Problem, heldout_fraction: float) -> None:
+    report.kept += 1
+    if is_heldout(problem.prompt_id, heldout_fraction):
+        report.heldout += 1
+    else:
+        report.train += 1
+
+
+def _summary(report: InputReport) -> str:
+    examples = [dropped.examples[0] for dropped in report.dropped.values()]
+    return f"{report.rows} rows read, all dropped, such as {examples}" if examples else "it has no rows"
+
+
+def _write(
+    output: Path,
+    problems: list[Problem],
+    reports: list[InputReport],
+    heldout_fraction: float,
+    max_prompt_tokens: int | None,
+) -> PrepareReport:
+    problems = sorted(problems, key=lambda problem: problem.prompt_id)
+    heldout = [problem for problem in problems if is_heldout(problem.prompt_id, heldout_fraction)]
+    train = [problem for problem in problems if not is_heldout(problem.prompt_id, heldout_fraction)]
+    if 0 < heldout_fraction < 1 and not (train and heldout):
+        raise ValueError(
+            f"held-out fraction {heldout_fraction} splits {len(problems)} problems into {len(train)} to train on and "
+            f"{len(heldout)} held out; choose a fraction that leaves some of both, or 0 or 1 for all on one side"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_problems(output / "train.parquet", train)
+    write_problems(output / "heldout.parquet", heldout)
+    report = PrepareReport(
+        heldout_fraction=heldout_fraction,
+        max_prompt_tokens=max_prompt_tokens,
+        train=len(train),
+        heldout=len(heldout),
+        inputs=reports,
+    )
+    write_json(output / "report.json", asdict(report))
+    return report

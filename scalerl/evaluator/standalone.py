@@ -1,0 +1,81 @@
+"""mean@k of any model on prepared problems, outside a run: `scalerl evaluate --model DIR --data FILE --output FILE`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scalerl.config import RunConfig
+from scalerl.data.problem import load_problems
+from scalerl.evaluator.mean_at_k import PromptResult, sample_and_grade, summarise
+from scalerl.files import write_atomic, write_json
+from scalerl.inference.completion import CompletionSampler
+from scalerl.inference.engine import EngineOptions, SamplingEngine
+from scalerl.inference.prompts import PromptEncoder, load_tokenizer
+from scalerl.verify.pool import VerifierPool
+
+OUTPUT_SUFFIXES = (".parquet", ".json")
+
+
+def evaluate_model(model: Path, data: Path, output: Path, config: RunConfig, samples_per_prompt: int) -> dict[str, Any]:
+    """Sample and grade `samples_per_prompt` completions of every problem in `data`; one row a problem goes to `output`.
+
+    config: model.dtype and lm_head_precision, length.*, algo.temperature, data.instruction, generator.* (engine and verifier) and
+    seed are used. Returns the summary (see `summarise`).
+
+    Raises:
+        ValueError: `output` is neither .parquet nor .json, `data` is not a prepared set, or a prompt is too long.
+    """
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"--output {output}: the name must end with one of {', '.join(OUTPUT_SUFFIXES)}")
+    problems = load_problems(data)
+    tokenizer = load_tokenizer(model)
+    prompts = PromptEncoder(tokenizer, instruction=config.data.instruction, max_prompt_tokens=config.length.max_prompt_tokens)
+    for problem in problems:
+        prompts.encode(problem.prompt_id, problem.prompt)  # a prompt that is too long must not cost an evaluation
+    engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))
+    pool = VerifierPool(
+            num_workers=config.generator.verifier_workers,
+            timeout_s=config.generator.verify_timeout_s,
+            think_end=config.length.think_end,
+        )
+    try:
+        sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, config.seed)
+        max_num_seqs = config.generator.max_num_seqs
+        results = sample_and_grade(
+            problems, samples_per_prompt, sampler=sampler, prompts=prompts, pool=pool, max_num_seqs=max_num_seqs
+        )
+    finally:
+        pool.close()
+        engine.shutdown()
+    assert results is not None
+    _write(output, [_row(result) for result in results])
+    return summarise(results)
+
+
+def _row(result: PromptResult) -> dict[str, Any]:
+    problem, completions = result.problem, result.completions
+    return {
+        "prompt_id": problem.prompt_id,
+        "task": problem.task,
+        "prompt": problem.prompt,
+        "answer": problem.answer,
+        "pass_rate": result.pass_rate,
+        "responses": [completion.text for completion in completions],
+        "correct": [verdict.correct for verdict in result.verdicts],
+        "verdicts": [verdict.reason for verdict in result.verdicts],
+        "num_tokens": [len(completion.token_ids) for completion in completions],
+        "truncated": [completion.truncated for completion in completions],
+        "interrupted": [completion.interrupted for completion in completions],
+    }
+
+
+def _write(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".json":
+        write_json(output, list(rows))
+    else:
+        table = pa.Table.from_pylist(list(rows))
+        write_atomic(output, lambda temporary: pq.write_table(table, temporary))

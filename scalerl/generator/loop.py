@@ -1,0 +1,192 @@
+"""The generator process: follow the policy, start admitted groups, sample, publish - one engine step at a time, never a batch.
+
+    scalerl role generator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
+
+It keeps no state: what is admitted, its own, not in the spool and not running gets started. So it may die and come back.
+"""
+
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from scalerl.algo.rewards import reward
+from scalerl.config import LengthConfig, RunConfig
+from scalerl.data.problem import Problem, load_problems
+from scalerl.fence import check_attempt
+from scalerl.files import read_json
+from scalerl.generator.admission import must_load, startable_groups
+from scalerl.generator.follow import PolicyFollower, weights_are_there
+from scalerl.generator.group import Group
+from scalerl.inference.completion import CompletionSampler
+from scalerl.inference.engine import EngineOptions, SamplingEngine
+from scalerl.inference.prompts import PromptEncoder, load_tokenizer
+from scalerl.inference.stop import StopSignal
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import PolicyManifest, pinned_weights, read_manifest, wait_for_manifest
+from scalerl.spool.shards import Spool
+from scalerl.verify.pool import VerifierPool
+
+IDLE_S = 0.02
+RECONCILE_S = 2.0
+
+
+def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
+    """Generate until SIGTERM.
+
+    Raises:
+        TimeoutError: the trainer published no policy within generator.wait_for_weights_s.
+        StaleAttempt: a newer attempt owns the run folder.
+        ValueError: a manifest names an unknown prompt, a prompt is too long, or weights differ from their published hash.
+    """
+    stop = StopSignal()
+    paths = RunPaths(run_dir)
+    config = RunConfig.model_validate(read_json(paths.config)["config"])
+    problems = {problem.prompt_id: problem for problem in load_problems(Path(config.data.train))}
+    wait_for_manifest(paths, config.generator.wait_for_weights_s)
+    seed = int(np.random.SeedSequence([config.seed, index, attempt]).generate_state(1)[0])
+    manifest, engine = _start_engine(paths, EngineOptions.of(config, seed), owner=f"generator-{index}")
+    try:
+        generator = Generator(config, paths, index, attempt, problems, engine, manifest, seed)
+        try:
+            stop.loop_started = True
+            while not stop.requested:
+                generator.advance()
+        finally:
+            generator.close()
+    finally:
+        engine.shutdown()
+
+
+def _start_engine(paths: RunPaths, options: EngineOptions, owner: str) -> tuple[PolicyManifest, SamplingEngine]:
+    """An engine that serves the newest published policy."""
+    while True:
+        manifest = read_manifest(paths)
+        assert manifest is not None, "waited for"
+        if not weights_are_there(paths, manifest):
+            continue
+        try:
+            with pinned_weights(paths, manifest.name, owner) as folder:
+                return manifest, SamplingEngine(folder, manifest.policy_version, options)
+        except FileNotFoundError:
+            if read_manifest(paths) == manifest:
+                raise
+
+
+class Generator:
+    """One generator of a run; `advance` does one round of its loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        index: int,
+        attempt: int,
+        problems: dict[str, Problem],
+        engine: SamplingEngine,
+        manifest: PolicyManifest,
+        seed: int,
+    ) -> None:
+        """`manifest`: of the policy `engine` serves; `problems`: by prompt_id."""
+        self._config, self._paths, self._index, self._attempt = config, paths, index, attempt
+        self._problems, self._engine, self._manifest = problems, engine, manifest
+        self._name = f"generator-{index}"
+        tokenizer = load_tokenizer(config.model.path)
+        self._prompts = PromptEncoder(
+            tokenizer, instruction=config.data.instruction, max_prompt_tokens=config.length.max_prompt_tokens
+        )
+        self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(engine, tokenizer, config.length, seed)
+        self._reward = partial(reward, penalty=_penalty(config.length))
+        self._spool = Spool(paths.spool)
+        self._waiting: deque[tuple[int, str]] = deque()
+        self._groups: dict[int, Group] = {}
+        self._reconcile_at_s = 0.0
+        self._follower = PolicyFollower(paths, manifest)
+        self._pool = VerifierPool(
+            num_workers=config.generator.verifier_workers,
+            timeout_s=config.generator.verify_timeout_s,
+            think_end=config.length.think_end,
+        )
+
+    def advance(self) -> None:
+        """Load a new policy if there is one, start groups, do one engine step, publish what is whole. Sleeps briefly if idle."""
+        self._follow()
+        self._reconcile()
+        self._start_groups()
+        if self._sampler.num_running:
+            self._sample()
+        else:
+            time.sleep(IDLE_S)
+        self._publish()
+
+    def close(self) -> None:
+        """End the helpers; unfinished groups are dropped and will be generated again."""
+        self._follower.stop()
+        self._pool.close()
+
+    def _follow(self) -> None:
+        manifest = self._follower.latest()
+        if manifest == self._manifest:
+            return
+        if must_load(manifest, self._engine.policy_name, self._engine.policy_version):
+            try:
+                with pinned_weights(self._paths, manifest.name, self._name) as folder:
+                    load_s = self._engine.reload(folder, manifest.policy_version)
+            except FileNotFoundError:
+                if read_manifest(self._paths) == manifest:
+                    raise
+                return  # a newer policy replaced it
+            print(f"{self._name}: loaded policy {manifest.name} in {load_s:.3f} s, {self._sampler.num_running} completions running")
+        self._manifest = manifest
+        self._reconcile_at_s = 0.0
+
+    def _reconcile(self) -> None:
+        """Compare what is admitted with what is in the spool: lost or quarantined groups are started again."""
+        if time.monotonic() < self._reconcile_at_s:
+            return
+        self._reconcile_at_s = time.monotonic() + RECONCILE_S
+        manifest = self._manifest
+        end = max((group for group, _ in manifest.admitted), default=-1) + 1
+        taken = self._spool.present(manifest.next_group, end) | self._groups.keys()
+        self._waiting = deque(
+            startable_groups(
+                manifest,
+                self._engine.policy_version,
+                index=self._index,
+                num_generators=self._config.generator.num,
+                taken=taken,
+            )
+        )
+
+    def _start_groups(self) -> None:
+        """Keep the engine full, and no more than that: what waits here is sampled with a newer policy later."""
+        num_completions = self._config.batch.generations_per_prompt
+        while self._waiting and self._sampler.num_running < self._config.generator.max_num_seqs:
+            group, prompt_id = self._waiting.popleft()
+            if prompt_id not in self._problems:
+                raise ValueError(f"group {group} has the prompt {prompt_id}, which {self._config.data.train} does not hold")
+            problem = self._problems[prompt_id]
+            token_ids = self._prompts.encode(prompt_id, problem.prompt)
+            self._groups[group] = Group(group=group, problem=problem, num_completions=num_completions)
+            for completion in range(num_completions):
+                self._sampler.submit((group, completion), token_ids)
+
+    def _sample(self) -> None:
+        for completion in self._sampler.step():
+            group, index = completion.key
+            verdict = self._pool.submit(completion.text, self._groups[group].problem.answer)
+            self._groups[group].add(index, completion, verdict)
+
+    def _publish(self) -> None:
+        for group in [group for group in self._groups.values() if group.graded]:
+            check_attempt(self._paths, self._attempt)
+            self._spool.publish(group.rollouts(self._reward, self._name, self._attempt))
+            del self._groups[group.group]
+
+
+def _penalty(length: LengthConfig) -> tuple[int, int] | None:
+    if length.length_control != "length_penalty":
+        return None
+    return length.penalty_max_tokens, length.penalty_cache_tokens

@@ -1,0 +1,171 @@
+"""Whole completions: one request each, or two with a forced interruption of the thinking in between (paper, section 2).
+
+With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that budget. If it ended
+by itself, that was all. If the thinking ended within the budget, phase 2 only lets the solution go on to its limit. Otherwise the
+interruption text is forced, outside the loss, and phase 2 samples the answer.
+"""
+
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from scalerl.config import LengthConfig
+from scalerl.inference.engine import SamplingEngine, Segment
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion(Generic[Key]):
+    """One finished completion; lists are [completion tokens], the end-of-sequence token included if it was sampled.
+
+    logprobs: natural log, 0 where forced. loss_mask: false where forced. policy_versions: that sampled each token (forced
+    tokens: that was served when they were forced). text: decoded, without the end-of-sequence token. started_s, finished_s: unix.
+    """
+
+    key: Key
+    prompt_token_ids: Sequence[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    loss_mask: list[bool]
+    policy_versions: list[int]
+    text: str
+    truncated: bool
+    interrupted: bool
+    started_s: float
+    finished_s: float
+
+    @property
+    def finish_reason(self) -> str:
+        return "length" if self.truncated else "stop"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Running:
+    key: Any
+    prompt_token_ids: Sequence[int]
+    cache_salt: str
+    started_s: float
+    last_phase: bool
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
+    policy_versions: list[int] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class CompletionSampler(Generic[Key]):
+    """Samples completions with the length control of a run. Keys are the caller's own names of its completions."""
+
+    def __init__(self, engine: SamplingEngine, tokenizer: Any, length: LengthConfig, seed: int) -> None:
+        """
+        Raises:
+            ValueError: thinking budget and interruption text leave no room for an answer.
+        """
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._length = length
+        self._random = random.Random(seed)
+        self._running: dict[str, _Running] = {}
+        self._num_requests = 0
+        self._forced_token_ids: list[int] = []
+        if length.length_control == "interruption":
+            self._forced_token_ids = tokenizer.encode(length.interruption_text, add_special_tokens=False)
+            longest = length.interruption_max_tokens + len(self._forced_token_ids)
+            if longest >= length.max_completion_tokens:
+                raise ValueError(
+                    f"length.interruption_max_tokens and the {len(self._forced_token_ids)} tokens of interruption_text make {longest} "
+                    f"tokens, which leaves no answer within max_thinking_tokens + max_solution_tokens = {length.max_completion_tokens}"
+                )
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def submit(self, key: Key, prompt_token_ids: Sequence[int]) -> None:
+        """Start one completion, to be sampled with the policy served now and its successors."""
+        controlled = self._length.length_control == "interruption"
+        max_tokens = self._length.max_completion_tokens
+        if controlled:
+            max_tokens = self._random.randint(self._length.interruption_min_tokens, self._length.interruption_max_tokens)
+        running = _Running(
+            key=key,
+            prompt_token_ids=prompt_token_ids,
+            cache_salt=self._engine.policy_name,  # the KV cache of another policy must not serve as prefix
+            started_s=time.time(),
+            last_phase=not controlled,
+        )
+        self._request(running, max_tokens)
+
+    def step(self) -> list[Completion[Key]]:
+        """One step of the engine; returns the completions that finished with it."""
+        finished = []
+        for segment in self._engine.step():
+            running = self._running.pop(segment.request_id)
+            _extend(running, segment)
+            max_tokens = 0 if segment.stopped or running.last_phase else self._prepare_last_phase(running)
+            if max_tokens > 0:
+                self._request(running, max_tokens)
+            else:
+                finished.append(self._finish(running, segment.stopped))
+        return finished
+
+    def _request(self, running: _Running, max_tokens: int) -> None:
+        request_id = str(self._num_requests)
+        self._num_requests += 1
+        self._running[request_id] = running
+        # Phase 2 keeps the salt of phase 1, and so continues over the KV cache that phase 1 left.
+        token_ids = [*running.prompt_token_ids, *running.token_ids]
+        self._engine.submit(request_id, token_ids, max_tokens=max_tokens, cache_salt=running.cache_salt)
+
+    def _prepare_last_phase(self, running: _Running) -> int:
+        """Interrupt the thinking if it still goes on; returns the tokens the solution may still have."""
+        running.last_phase = True
+        num_solution_tokens = self._count_solution_tokens(running.token_ids)
+        if num_solution_tokens is not None:
+            return self._length.max_solution_tokens - num_solution_tokens
+        forced = self._forced_token_ids
+        running.interrupted = True
+        running.token_ids += forced
+        running.logprobs += [0.0] * len(forced)
+        running.loss_mask += [False] * len(forced)
+        running.policy_versions += [self._engine.policy_version] * len(forced)
+        return min(self._length.max_solution_tokens, self._length.max_completion_tokens - len(running.token_ids))
+
+    def _count_solution_tokens(self, token_ids: list[int]) -> int | None:
+        """How many tokens follow the end of thinking; None if the thinking goes on."""
+        think_end = self._length.think_end
+        if think_end not in self._decode(token_ids):
+            return None
+        end = bisect_left(range(len(token_ids)), True, key=lambda last: think_end in self._decode(token_ids[: last + 1]))
+        return len(token_ids) - end - 1
+
+    def _finish(self, running: _Running, stopped: bool) -> Completion[Key]:
+        text_token_ids = running.token_ids[:-1] if stopped else running.token_ids
+        return Completion(
+            key=running.key,
+            prompt_token_ids=running.prompt_token_ids,
+            token_ids=running.token_ids,
+            logprobs=running.logprobs,
+            loss_mask=running.loss_mask,
+            policy_versions=running.policy_versions,
+            text=self._decode(text_token_ids),
+            truncated=not stopped,
+            interrupted=running.interrupted,
+            started_s=running.started_s,
+            finished_s=time.time(),
+        )
+
+    def _decode(self, token_ids: list[int]) -> str:
+        # Special tokens stay visible: think_end may be one.
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _extend(running: _Running, segment: Segment) -> None:
+    running.token_ids += segment.token_ids
+    running.logprobs += segment.logprobs
+    running.loss_mask += [True] * len(segment.token_ids)
+    running.policy_versions += segment.policy_versions

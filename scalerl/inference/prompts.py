@@ -1,0 +1,44 @@
+"""From a problem to the token ids the engine starts from."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """The tokenizer of a Hugging Face folder."""
+    return AutoTokenizer.from_pretrained(str(model))
+
+
+class PromptEncoder:
+    """Problem text + instruction as token ids, in the tokenizer's chat template if it has one. Remembers what it encoded."""
+
+    def __init__(self, tokenizer: Any, *, instruction: str, max_prompt_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._instruction = instruction
+        self._max_prompt_tokens = max_prompt_tokens
+        self._encoded: dict[str, list[int]] = {}
+
+    def encode(self, prompt_id: str, problem_text: str) -> list[int]:
+        """Token ids, [prompt tokens].
+
+        Raises:
+            ValueError: the prompt is longer than length.max_prompt_tokens.
+        """
+        if prompt_id not in self._encoded:
+            token_ids = self._tokenize(problem_text)
+            if len(token_ids) > self._max_prompt_tokens:
+                raise ValueError(
+                    f"prompt {prompt_id} has {len(token_ids)} tokens with its instruction and chat template, "
+                    f"length.max_prompt_tokens is {self._max_prompt_tokens}; raise it, or prepare the data with a lower limit"
+                )
+            self._encoded[prompt_id] = token_ids
+        return self._encoded[prompt_id]
+
+    def _tokenize(self, problem_text: str) -> list[int]:
+        text = f"{problem_text}\n{self._instruction}" if self._instruction else problem_text
+        if not self._tokenizer.chat_template:
+            return list(self._tokenizer(text)["input_ids"])
+        messages = [{"role": "user", "content": text}]
+        return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])

@@ -1,0 +1,54 @@
+"""What runs inside every vLLM worker: reloading weights in place, and saying which policy the weights are."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+
+class PolicyWorker:
+    """Mixed into vLLM's worker class (`worker_extension_cls`); its methods are called with `collective_rpc`."""
+
+    device: torch.device
+    model_runner: Any
+    model_config: Any
+    reload_weights: Any
+
+    def load_policy(self, folder: str) -> None:
+        """Replace the weights by those of a published folder. Running requests keep their (now stale) KV cache.
+
+        Raises:
+            FileNotFoundError: the folder is gone; the weights in use are untouched, since every file is opened beforehand.
+        """
+        paths = sorted(Path(folder).glob("*.safetensors"))
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no *.safetensors file")
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+            self.reload_weights(weights_iterator=_tensors(files))
+        self._repack_tied_head()
+        self._loaded_policy = Path(folder).name
+
+    def served_policy(self) -> str:
+        """The name of the folder whose weights this worker computes with."""
+        return getattr(self, "_loaded_policy", Path(self.model_config.model).name)
+
+    def _repack_tied_head(self) -> None:
+        if self.device.type != "cpu":
+            return
+        # On CPU a linear layer computes with a packed copy of its weight. The reload renews the copies of all layers that have
+        # weights of their own in the checkpoint, hence not that of a head tied to the embedding.
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        for module in self.model_runner.get_model().modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+
+def _tensors(files: list[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in files:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            yield name, file.get_tensor(name)

@@ -1,0 +1,34 @@
+"""The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. `scalerl role trainer --index RANK` runs one rank of it.
+
+    batch.py       waits for the groups of a step, refuses bad ones
+    packing.py     sequences -> rows -> micro-batches, the same number on every rank
+    head.py        log-probabilities without the full logits
+    engine.py      ZeRO-3: forward, backward, optimizer step, export (the only deepspeed import)
+    progress.py    where the run is: step, cursor, admitted prompts, plateaus
+    checkpoint.py  all of it on disk, without pickle
+    loop.py        the training loop
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+
+def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
+    """Run one rank of the trainer to the end of the run, and end this process: exit code 0, or 1 after a traceback.
+
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
+    """
+    code = 1
+    try:
+        from scalerl.trainer.loop import Trainer
+
+        Trainer(run_dir, rank=rank, attempt=attempt).run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # gloo's threads may abort a process that ends in the ordinary way

@@ -1,0 +1,91 @@
+"""The LM head of the trainer: log-probabilities of given tokens, a chunk of tokens at a time.
+
+The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most `chunk_tokens` rows of them exist,
+in the forward pass and in the backward pass, which computes them a second time.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    fp32: bool
+    """Logits from fp32 copies of the hidden states and the weight (ScaleRL), or in the dtype of the body."""
+    temperature: float
+    """Logits are divided by it, as in sampling."""
+    chunk_tokens: int
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """(hidden [T, H], weight [V, H], targets [T]) -> (logprobs [T], entropies [T]), both fp32; entropies carry no gradient."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, config: HeadConfig) -> tuple[Tensor, Tensor]:
+        # The weight is saved as it is and upcast again in backward: under ZeRO-3 the parameter is only lent to this module.
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.config = config
+        matrix = weight.float() if config.fp32 else weight
+        results = [
+            _chunk_forward(_logits(block, matrix, config), wanted)
+            for block, wanted in zip(hidden.split(config.chunk_tokens), targets.split(config.chunk_tokens), strict=True)
+        ]
+        logprobs, entropies = (torch.cat(column) for column in zip(*results, strict=True))
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        config = ctx.config
+        # One upcast and one fp32 sum over all chunks: a sum in bf16 would lose the small terms.
+        matrix = weight.float() if config.fp32 else weight
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_hidden = torch.empty_like(hidden)
+        for begin in range(0, len(hidden), config.chunk_tokens):
+            chunk = slice(begin, begin + config.chunk_tokens)
+            block = hidden[chunk].to(matrix.dtype)
+            grad = _chunk_backward(_logits(block, matrix, config), targets[chunk], grad_logprobs[chunk], config.temperature)
+            grad = grad.to(matrix.dtype)
+            grad_hidden[chunk] = (grad @ matrix).to(hidden.dtype)
+            if matrix.dtype == torch.float32:
+                grad_weight.addmm_(grad.T, block)
+            else:
+                grad_weight += grad.T @ block
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _logits(block: Tensor, matrix: Tensor, config: HeadConfig) -> Tensor:
+    return functional.linear(block.to(matrix.dtype), matrix).float().div_(config.temperature)
+
+
+def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    all_logprobs = logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+    logprobs = all_logprobs.gather(-1, targets[:, None]).squeeze(-1)
+    return logprobs, -all_logprobs.exp().mul_(all_logprobs).sum(dim=-1)
+
+
+def _chunk_backward(logits: Tensor, targets: Tensor, grad_logprobs: Tensor, temperature: float) -> Tensor:
+    """The gradient with respect to the logits before the temperature: (one-hot - softmax) g / temperature."""
+    grad = logits.softmax(dim=-1).neg_()
+    grad[torch.arange(len(targets), device=targets.device), targets] += 1
+    return grad.mul_((grad_logprobs / temperature)[:, None])
+
+
+class LogprobHead(nn.Module):
+    """The LM head as a module of its own that ends in log-probabilities.
+
+    It holds the weight, tied to the embedding or not, as its own parameter: ZeRO-3 gathers parameters module by module.
+    """
+
+    def __init__(self, weight: nn.Parameter, config: HeadConfig) -> None:
+        super().__init__()
+        self.weight = weight
+        self.config = config
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden: [T, H] states that predict `targets` [T]. Returns (logprobs [T], entropies [T]) in fp32 and nats."""
+        return _TokenLogprobs.apply(hidden, self.weight, targets, self.config)

@@ -1,0 +1,169 @@
+"""The training loop of one run, on one rank: `scalerl role trainer` (see scalerl/trainer/__init__.py)."""
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import distributed as dist
+
+from scalerl.config import RunConfig
+from scalerl.data.problem import load_problems
+from scalerl.fence import check_attempt
+from scalerl.files import read_json
+from scalerl.metrics import post_row
+from scalerl.paths import RunPaths
+from scalerl.spool.shards import Spool
+from scalerl.trainer.batch import BatchReader, Group
+from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
+from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
+from scalerl.trainer.objective import batch_statistics, training_sequences
+from scalerl.trainer.packing import pack
+from scalerl.trainer.progress import Progress
+from scalerl.trainer.publisher import Publisher
+
+MAX_SKIPPED_STEPS = 3
+"""Steps in a row that may be skipped for a loss or gradient that is not finite."""
+
+
+class Trainer:
+    """One rank. All ranks do the same; rank 0 also writes to the run folder."""
+
+    def __init__(self, run_dir: Path, *, rank: int, attempt: int) -> None:
+        self.paths, self.rank, self.attempt = RunPaths(run_dir), rank, attempt
+        self.config = config = RunConfig.model_validate(read_json(self.paths.config)["config"])
+        control = init_distributed(config.launch.distributed_timeout_s)
+        problems = load_problems(Path(config.data.train))
+        self.progress = Progress.begin(config, [problem.prompt_id for problem in problems])
+        saved = self._newest_checkpoint(control)
+        model = saved.model if saved else config.model.path
+        self.engine = TrainingEngine(config, model, control)
+        if saved:
+            self.progress.restore(saved.progress)
+            saved.restore(self.engine)
+        self.saved_step = self.progress.step if saved else -1
+        self.publisher = Publisher(self.paths, self.engine, model, attempt)
+        vocabulary_size = self.engine.model.get_input_embeddings().num_embeddings
+        self.reader = BatchReader(self.paths, config, vocabulary_size=vocabulary_size, control=control)
+        self.seconds = dict.fromkeys(("wait_s", "read_s", "train_s", "publish_s", "checkpoint_s"), 0.0)
+
+    def _newest_checkpoint(self, control: dist.ProcessGroup) -> SavedState | None:
+        box = [find_checkpoint(self.paths) if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=control)
+        if box[0] is None:
+            return None
+        saved = SavedState(self.paths, box[0], rank=self.rank, world_size=dist.get_world_size())
+        saved.check(self.config)
+        if self.rank == 0:
+            print(f"continuing from the checkpoint of step {box[0]}", flush=True)
+        return saved
+
+    def run(self) -> None:
+        """Train until budget.max_steps or until the stop file appears; then checkpoint and have the last policy evaluated.
+
+        Raises:
+            TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over. FloatingPointError: diverged.
+        """
+        self.publisher.publish_policy(self.progress)
+        if self.progress.step == 0:
+            self.publisher.request_evaluation(self.progress)
+        max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
+        while self.progress.step < max_steps and (groups := self._next_groups()) is not None:
+            row = self._train(groups)
+            self._publish()
+            self._post(row)
+            self._check_finite()
+            if self.progress.step % self.config.trainer.checkpoint_every_steps == 0:
+                self._checkpoint()
+        self._checkpoint()
+        self.publisher.request_evaluation(self.progress)
+        self.engine.barrier()
+
+    def _next_groups(self) -> list[Group] | None:
+        begin_s = time.monotonic()
+        groups = self.reader.next(self.progress)
+        self.seconds["read_s"] = self.reader.read_s
+        self.seconds["wait_s"] = time.monotonic() - begin_s - self.reader.read_s
+        return groups
+
+    def _train(self, groups: list[Group]) -> dict[str, Any]:
+        """One optimizer step, or none if no group is left; the row of the step. The policy version advances either way."""
+        begin_s = time.monotonic()
+        progress, config = self.progress, self.config
+        row = batch_statistics(groups, progress.step) | {"learning_rate": progress.learning_rate}
+        sequences, dropped = training_sequences(groups, config.algo)
+        micro_batches = []
+        statistics = None
+        if sequences:
+            micro_batches = pack(
+                sequences,
+                budget_tokens=config.trainer.micro_batch_tokens,
+                one_row=uses_flash_attention(),
+                rank=self.rank,
+                world_size=self.engine.world_size,
+            )
+            statistics = self.engine.train(micro_batches, progress.learning_rate)
+            progress.num_skipped = 0 if statistics.applied else progress.num_skipped + 1
+        self._count_compute(sum(len(sequence.loss_positions) for sequence in sequences), groups)
+        progress.finish_step(groups, row["pass_rate"])
+        self.seconds["train_s"] = time.monotonic() - begin_s
+        return row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
+
+    def _count_compute(self, num_trained: int, groups: list[Group]) -> None:
+        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters."""
+        num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
+        self.progress.tokens += num_trained
+        self.progress.flops += self.engine.num_parameters * (6.0 * num_trained + 2.0 * num_generated)
+
+    def _publish(self) -> None:
+        begin_s = time.monotonic()
+        if self.progress.is_generation_policy:
+            self.publisher.publish_policy(self.progress)
+        if self.progress.step % self.config.evaluation.every_steps == 0:
+            self.publisher.request_evaluation(self.progress)
+        self.seconds["publish_s"] = time.monotonic() - begin_s
+
+    def _post(self, row: dict[str, Any]) -> None:
+        """Before the checkpoint, or a crash in between would lose the row: checkpoint_s is of the checkpoint before this step."""
+        check_attempt(self.paths, self.attempt)
+        if self.rank == 0:
+            progress = self.progress
+            totals = {"prompts_dropped_total": progress.stream.num_dropped, "tokens": progress.tokens, "flops": progress.flops}
+            head = {"kind": "step", "step": progress.step, "policy_version": progress.step, "time_s": time.time()}
+            post_row(self.paths, head | row | totals | self.seconds)
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+
+    def _check_finite(self) -> None:
+        if self.progress.num_skipped >= MAX_SKIPPED_STEPS:
+            raise FloatingPointError(
+                f"loss or gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step {self.progress.step}: lower "
+                f"optimizer.learning_rate, or continue from an earlier checkpoint with other settings in a new --dir"
+            )
+
+    def _checkpoint(self) -> None:
+        """Save this moment, unless that was done; then delete what no kept checkpoint needs."""
+        if self.saved_step == self.progress.step:
+            return
+        begin_s = time.monotonic()
+        save_checkpoint(
+            self.paths,
+            self.engine,
+            config=self.config,
+            progress=self.progress.state(),
+            write_model=self.publisher.write_model,
+            attempt=self.attempt,
+        )
+        self.saved_step = self.progress.step
+        if self.rank == 0:
+            oldest_group = collect_old_checkpoints(self.paths, self.config.trainer.keep_checkpoints)
+            Spool(self.paths.spool).collect_garbage(oldest_group)
+        self.seconds["checkpoint_s"] = time.monotonic() - begin_s
+
+
+def _as_row(statistics: StepStatistics | None) -> dict[str, Any]:
+    """The fields of a step row; null where there was nothing to train or the number is not finite."""
+    values = asdict(statistics) if statistics else dict.fromkeys(StepStatistics.__dataclass_fields__)
+    row = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+    del row["applied"]
+    return row | {"step_applied": statistics is not None and statistics.applied}

@@ -1,0 +1,112 @@
+"""Publishes what the trainer makes: weights, the manifest that generators follow, evaluation requests."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from scalerl.fence import check_attempt
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import (
+    EvaluationRequest,
+    PolicyManifest,
+    collect_old_weights,
+    pending_evaluations,
+    publish_manifest,
+    publish_weights,
+    request_evaluation,
+)
+from scalerl.trainer.engine import TrainingEngine
+from scalerl.trainer.progress import Progress
+
+KEEP_POLICIES = 2
+"""Published policies that stay on disk: a generator may still be loading the one before the newest."""
+
+
+class Publisher:
+    """Every rank calls every method; rank 0 writes."""
+
+    def __init__(self, paths: RunPaths, engine: TrainingEngine, tokenizer_path: Path | str, attempt: int) -> None:
+        self._paths = paths
+        self._engine = engine
+        self._attempt = attempt
+        self._side_files = _side_files(engine, tokenizer_path) if engine.rank == 0 else {}
+        self._published: tuple[int, str, str] = (-1, "", "")
+        """Policy version, name and sha256 of the newest weights."""
+        self._names: list[str] = []
+        """Of the last manifests."""
+
+    def write_model(self, folder: Path | None) -> None:
+        """Fill `folder`, given on rank 0 only, with the policy as a Hugging Face model."""
+        for name, content in self._side_files.items():
+            assert folder is not None
+            (folder / name).write_bytes(content)
+        self._engine.export(folder)
+
+    def publish_policy(self, progress: Progress) -> None:
+        """Publish the weights of this moment and the manifest that admits the groups of `progress`.
+
+        Raises:
+            StaleAttempt: a newer attempt owns the run folder.
+        """
+        self._publish_weights(progress.step)
+        if self._engine.rank > 0:
+            return
+        _, name, sha256 = self._published
+        manifest = PolicyManifest(
+            policy_version=progress.step,
+            name=name,
+            sha256=sha256,
+            next_group=progress.next_group,
+            batch_prompts=progress.batch_prompts,
+            admitted=list(progress.admitted.items()),
+            attempt=self._attempt,
+            published_s=time.time(),
+        )
+        check_attempt(self._paths, self._attempt)
+        publish_manifest(self._paths, manifest)
+        self._names = [*self._names, name][-KEEP_POLICIES:]
+        collect_old_weights(self._paths, self._names)
+
+    def request_evaluation(self, progress: Progress) -> None:
+        """Ask for the pass rate of the policy of this moment, unless it is known or asked for already.
+
+        Raises:
+            StaleAttempt: a newer attempt owns the run folder.
+        """
+        self._publish_weights(progress.step)
+        step, name, sha256 = self._published
+        if self._engine.rank > 0 or any(request.name == name for request in pending_evaluations(self._paths)):
+            return
+        request = EvaluationRequest(
+            step=step,
+            policy_version=step,
+            name=name,
+            sha256=sha256,
+            tokens=progress.tokens,
+            flops=progress.flops,
+            published_s=time.time(),
+        )
+        request_evaluation(self._paths, request)
+
+    def _publish_weights(self, step: int) -> None:
+        check_attempt(self._paths, self._attempt)
+        if self._published[0] == step:
+            return
+        name, sha256 = "", ""
+        if self._engine.rank == 0:
+            name, sha256 = publish_weights(self._paths, step, self.write_model)
+        else:
+            self.write_model(None)
+        self._published = (step, name, sha256)
+
+
+def _side_files(engine: TrainingEngine, tokenizer_path: Path | str) -> dict[str, bytes]:
+    """The files of a Hugging Face folder besides the weights; they are the same for every policy."""
+    with tempfile.TemporaryDirectory() as name:
+        engine.model.config.save_pretrained(name)
+        if engine.model.generation_config is not None:
+            engine.model.generation_config.save_pretrained(name)
+        AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(name)
+        return {path.name: path.read_bytes() for path in sorted(Path(name).iterdir()) if path.is_file()}

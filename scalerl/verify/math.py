@@ -1,0 +1,43 @@
+"""Grades math answers with the math-verify library (SymPy). Not time-limited: hostile input belongs into a VerifierPool."""
+
+from math_verify import parse, verify
+
+from scalerl.verify.answers import Answer, find_answer, final_text, quick_grade
+
+MAX_EXPRESSION_CHARACTERS = 200
+"""A plain one-line answer up to this long is read as one LaTeX expression too, not only searched for numbers."""
+
+
+def grade(response: str, reference: str, *, think_end: str = "") -> bool:
+    """Whether the answer after the thinking part of `response` equals `reference` (several accepted forms: one per line)."""
+    text = final_text(response, think_end)
+    answer = None if text is None else find_answer(text)
+    if answer is None:
+        return False
+    verdict = quick_grade(answer, reference)
+    return equal_by_algebra(answer, reference) if verdict is None else verdict.correct
+
+
+def equal_by_algebra(answer: Answer, reference: str) -> bool:
+    """Whether some reading of the answer is mathematically equal to some form of the reference."""
+    targets = [_parse(reading) for reading in _readings(answer)]
+    golds = [_parse(_boxed(form)) for form in reference.split("\n")]
+    # The library's own time limits use SIGALRM, which does not interrupt a long computation inside one big-integer
+    # operation; the caller's limit kills the process instead.
+    return any(verify(gold, target, timeout_seconds=None) for gold in golds for target in targets)
+
+
+def _readings(answer: Answer) -> list[str]:
+    if answer.boxed:
+        return [_boxed(answer.text)]
+    if "\n" in answer.text or len(answer.text) > MAX_EXPRESSION_CHARACTERS:
+        return [answer.text]
+    return [_boxed(answer.text), answer.text]
+
+
+def _boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"
+
+
+def _parse(text: str) -> list:
+    return parse(text, parsing_timeout=None)

@@ -1,0 +1,145 @@
+"""The grading processes of a VerifierPool; pool.py starts it: `python -m scalerl.verify.server SOCKET NUM_WORKERS TIMEOUT_S`.
+
+This process only waits, so it always notices a deadline, a dead worker or the end of its caller. The workers compute: they are
+forked from here, where the library is loaded and warm already, so that replacing one takes milliseconds.
+"""
+
+import ctypes
+import gc
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections import deque
+from multiprocessing.connection import Connection, wait
+
+from scalerl.verify.answers import Answer, Verdict
+from scalerl.verify.math import equal_by_algebra
+
+MEMORY_BYTES = 2 << 30
+"""Address space of a worker."""
+ANSWERS_PER_WORKER = 1000
+"""A worker is then replaced, before SymPy's caches matter."""
+WALL_PER_CPU = 4.0
+"""A worker is allowed so much wall time per CPU time: the backstop for what waits instead of computing."""
+CALLER_CHECK_S = 1.0
+PR_SET_PDEATHSIG = 1
+
+Task = tuple[int, Answer, str]
+"""Number of the task, the answer, the reference."""
+
+
+class Worker:
+    """A process that grades one answer at a time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.connection, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=work, args=(theirs, os.getpid(), timeout_s), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task_number: int | None = None
+        self.deadline_s = float("inf")
+        self.num_graded = 0
+
+    def assign(self, task: Task) -> None:
+        """Have an idle worker grade."""
+        number, answer, reference = task
+        self.task_number, self.deadline_s = number, time.monotonic() + WALL_PER_CPU * self.timeout_s
+        self.connection.send((answer, reference))
+
+    def poll_verdict(self, readable: bool) -> Verdict | None:
+        """What became of the answer by now; None while the worker is idle or computing within its time."""
+        if readable:
+            try:
+                return self.connection.recv()
+            except (EOFError, ConnectionResetError):
+                self.process.join()
+                return Verdict(False, "timeout" if self.process.exitcode == -signal.SIGPROF else "crashed")
+        return Verdict(False, "timeout") if time.monotonic() >= self.deadline_s else None
+
+    def stop(self) -> None:
+        """Kill the process, whatever it is doing."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def work(connection: Connection, server_pid: int, timeout_s: float) -> None:
+    """The life of a worker; it dies with the server, even where that is killed, and whatever it computes.
+
+    An answer is limited in CPU time, by the kernel: a busy machine must not turn right answers into wrong ones.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server_pid:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        answer, reference = connection.recv()
+        signal.setitimer(signal.ITIMER_PROF, timeout_s)
+        try:
+            equal = equal_by_algebra(answer, reference)
+            verdict = Verdict(equal, "equal" if equal else "different")
+        except Exception:  # whatever hostile input makes SymPy raise (MemoryError, RecursionError, ...), it is not equal
+            verdict = Verdict(False, "crashed")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(verdict)
+
+
+def serve(caller: Connection, num_workers: int, timeout_s: float) -> None:
+    """Grade what the caller sends, (number, answer, reference), and send (number, verdict) back, until it sends None or is gone."""
+    parent_pid = os.getppid()
+    waiting: deque[Task] = deque()
+    workers = [Worker(timeout_s) for _ in range(num_workers)]
+    caller.send("ready")
+    try:
+        while os.getppid() == parent_pid:
+            nearest_s = min(worker.deadline_s for worker in workers) - time.monotonic()
+            ready = wait([caller, *(worker.connection for worker in workers)], max(0.0, min(nearest_s, CALLER_CHECK_S)))
+            while caller.poll():
+                task = caller.recv()
+                if task is None:
+                    return
+                waiting.append(task)
+            for index, worker in enumerate(workers):
+                verdict = worker.poll_verdict(worker.connection in ready)
+                if verdict is not None:
+                    workers[index] = finish(worker, verdict, caller)
+            for worker in workers:
+                if worker.task_number is None and waiting:
+                    worker.assign(waiting.popleft())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the caller is gone
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def finish(worker: Worker, verdict: Verdict, caller: Connection) -> Worker:
+    """Report a verdict; returns the worker, idle again, or a new one in its place."""
+    if worker.task_number is not None:
+        caller.send((worker.task_number, verdict))
+    worker.num_graded += 1
+    if verdict.reason in ("timeout", "crashed") or worker.num_graded >= ANSWERS_PER_WORKER:
+        worker.stop()
+        return Worker(worker.timeout_s)
+    worker.task_number, worker.deadline_s = None, float("inf")
+    return worker
+
+
+def main() -> None:
+    """Serve the caller on the socket it passed on."""
+    socket_descriptor, num_workers, timeout_s = sys.argv[1:]
+    logging.disable(logging.CRITICAL)
+    equal_by_algebra(Answer("\\frac{1}{2}", boxed=True), "0.5")  # builds the parsers that every worker inherits
+    gc.freeze()
+    serve(Connection(int(socket_descriptor)), int(num_workers), float(timeout_s))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The bound on off-policyness: the real admission rules in a simulated run where everything may be late, die and come back."""
+
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalerl.config import OffPolicyConfig
+from scalerl.generator.admission import must_load, startable_groups
+from scalerl.spool.policy import PolicyManifest, admit_until, is_generation_policy
+
+Window = dict[int, list[int]]
+
+
+@dataclass
+class SimulatedGenerator:
+    index: int
+    seen: PolicyManifest
+    served: tuple[str, int]
+    running: Window = field(default_factory=dict)
+    """Group -> policy versions of its tokens so far."""
+
+
+class SimulatedRun:
+    """One trainer and some generators that share a spool and a manifest; time only passes by `act`."""
+
+    def __init__(self, off_policy: OffPolicyConfig, random: Random, num_generators: int, batch_prompts: int, surplus: int = 0):
+        self.off_policy, self.random, self.surplus = off_policy, random, surplus
+        self.spool: Window = {}
+        self.checkpoint = self.step = self.next_group = 0
+        self.history = [(0, batch_prompts)]
+        """(next_group, batch_prompts) of every step reached."""
+        self.largest = 0
+        self.publish()
+        self.generators = [self.start_generator(index) for index in range(num_generators)]
+
+    def publish(self):
+        if not is_generation_policy(self.off_policy, self.step):
+            return
+        next_group, batch_prompts = self.history[self.step]
+        end = admit_until(self.off_policy, self.step, next_group, batch_prompts) + self.surplus
+        self.manifest = PolicyManifest(
+            policy_version=self.step,
+            name=f"{self.step:08d}",
+            sha256="",
+            next_group=next_group,
+            batch_prompts=batch_prompts,
+            admitted=[(group, "p") for group in range(next_group, end)],
+            attempt=1,
+            published_s=0.0,
+        )
+
+    def start_generator(self, index):
+        return SimulatedGenerator(index, self.manifest, (self.manifest.name, self.manifest.policy_version))
+
+    def train(self):
+        next_group, batch_prompts = self.history[self.step]
+        batch = range(next_group, next_group + batch_prompts)
+        if not all(group in self.spool for group in batch):
+            return
+        self.largest = max(self.largest, max(self.step - version for group in batch for version in self.spool[group]))
+        self.step += 1
+        if self.step == len(self.history):
+            grown = batch_prompts + (self.random.random() < 0.1)  # dynamic batch size: batches only grow
+            self.history.append((batch.stop, grown))
+        self.publish()
+
+    def act(self):
+        generator = self.random.choice(self.generators)
+        action = self.random.random()
+        if action < 0.3:
+            self.train()
+        elif action < 0.45:
+            self.follow(generator)
+        elif action < 0.75:
+            self.start_group(generator)
+        elif action < 0.95:
+            self.sample(generator)
+        elif action < 0.965:
+            self.generators[generator.index] = self.start_generator(generator.index)  # kill -9
+        elif action < 0.98:
+            self.spool.pop(self.random.choice([*self.spool, 0]), None)  # quarantined
+        elif action < 0.99:
+            self.checkpoint = self.step
+        else:
+            self.step = self.checkpoint  # the trainer dies and resumes
+            self.publish()
+
+    def follow(self, generator):
+        generator.seen = self.manifest
+        if must_load(generator.seen, *generator.served):
+            generator.served = (generator.seen.name, generator.seen.policy_version)
+
+    def start_group(self, generator):
+        taken = self.spool.keys() | generator.running.keys()
+        startable = startable_groups(
+            generator.seen, generator.served[1], index=generator.index, num_generators=len(self.generators), taken=taken
+        )
+        for group, _ in startable[: self.random.randint(1, 3)]:
+            generator.running[group] = []
+
+    def sample(self, generator):
+        for tokens in generator.running.values():
+            tokens.append(generator.served[1])
+        for group in [group for group in generator.running if self.random.random() < 0.5]:
+            tokens = generator.running.pop(group)
+            self.spool.setdefault(group, tokens)
+
+
+def configs():
+    return [OffPolicyConfig(mode=mode, k=k) for mode in ("pipeline_rl", "ppo_off_policy") for k in (1, 2, 8)]
+
+
+@pytest.mark.parametrize("off_policy", configs(), ids=lambda config: f"{config.mode}-{config.k}")
+@settings(max_examples=60, deadline=None)
+@given(random=st.randoms(use_true_random=False), num_generators=st.integers(1, 3), batch_prompts=st.integers(1, 4))
+def test_off_policyness_never_exceeds_the_bound(off_policy, random, num_generators, batch_prompts):
+    run = SimulatedRun(off_policy, random, num_generators, batch_prompts)
+    for _ in range(400):
+        run.act()
+    assert run.largest <= off_policy.max_off_policyness
+
+
+@pytest.mark.parametrize("off_policy", configs(), ids=lambda config: f"{config.mode}-{config.k}")
+def test_the_bound_is_reached_and_one_group_more_would_break_it(off_policy):
+    def largest(surplus):
+        run = SimulatedRun(off_policy, Random(0), num_generators=1, batch_prompts=2, surplus=surplus)
+        (generator,) = run.generators
+        while startable_groups(generator.seen, 0, index=0, num_generators=1, taken=generator.running):
+            run.start_group(generator)
+        while generator.running:
+            run.sample(generator)  # with the first policy only
+        run.follow(generator)
+        while run.step < off_policy.max_off_policyness + 2:
+            before = run.step
+            run.train()
+            if run.step == before:
+                run.follow(generator)
+                run.start_group(generator)
+                run.sample(generator)
+        return run.largest
+
+    assert largest(surplus=0) == off_policy.max_off_policyness
+    assert largest(surplus=1) == off_policy.max_off_policyness + 1
+
+
+@pytest.mark.parametrize("off_policy", configs(), ids=lambda config: f"{config.mode}-{config.k}")
+def test_the_trainer_never_starves(off_policy):
+    run = SimulatedRun(off_policy, Random(1), num_generators=3, batch_prompts=3)
+    for _ in range(20_000):
+        run.act()
+    assert run.step > 30
+
+
+MANIFEST = PolicyManifest(
+    policy_version=4,
+    name="00000004-a",
+    sha256="",
+    next_group=10,
+    batch_prompts=2,
+    admitted=[(13, "d"), (10, "a"), (11, "b"), (12, "c")],
+    attempt=1,
+    published_s=0.0,
+)
+
+
+def test_startable_groups():
+    def groups(served_version, index, num_generators, taken=()):
+        return startable_groups(MANIFEST, served_version, index=index, num_generators=num_generators, taken=taken)
+
+    assert groups(4, 0, 1) == [(10, "a"), (11, "b"), (12, "c"), (13, "d")]
+    assert groups(4, 1, 2, taken={13}) == [(11, "b")]
+    assert groups(3, 0, 1) == [], "the manifest's policy is not loaded yet"
+    assert groups(9, 0, 2) == [(10, "a"), (12, "c")], "a resumed trainer published an old version again"
+
+
+def test_weights_never_go_back():
+    assert must_load(MANIFEST, "00000003-b", 3)
+    assert must_load(MANIFEST, "00000004-other", 4), "a replay that came to other weights"
+    assert not must_load(MANIFEST, "00000004-a", 4)
+    assert not must_load(replace(MANIFEST, policy_version=2, name="00000002-c"), "00000003-b", 3)

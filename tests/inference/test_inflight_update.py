@@ -1,0 +1,154 @@
+"""Log-probabilities and policy versions across in-flight updates, against Hugging Face in fp32."""
+
+import pytest
+import torch
+from conftest import open_engine
+from stale_kv_replay import errors, load_model, replay
+
+from scalerl.config import LengthConfig
+from scalerl.inference.completion import CompletionSampler
+from scalerl.inference.prompts import load_tokenizer
+
+ONE_PHASE = LengthConfig(max_prompt_tokens=100, max_thinking_tokens=100, max_solution_tokens=40, length_control="none")
+PROMPTS = ["7*3-4+8?", "1+1?", "9-9*3+0*2-7+5?"]
+UPDATES = {20: 1, 33: 0, 47: 1}
+"""Engine step -> policy loaded after it."""
+
+
+def sample(engine, folders, updates, copies=8, length=ONE_PHASE):
+    tokenizer = load_tokenizer(folders[0])
+    sampler = CompletionSampler(engine, tokenizer, length, seed=0)
+    for index, prompt in enumerate(PROMPTS):
+        for copy in range(copies):
+            sampler.submit((index, copy), tokenizer(prompt)["input_ids"])
+    finished, step = [], 0
+    while sampler.num_running:
+        finished += sampler.step()
+        step += 1
+        if step in updates:
+            engine.reload(folders[updates[step]], policy_version=updates[step])
+    assert len(finished) == len(PROMPTS) * copies
+    return finished
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_logprobs_and_versions_across_updates(policies, kind):
+    folders = policies[kind]
+    models = {version: load_model(folder) for version, folder in enumerate(folders)}
+    with open_engine(folders[0]) as engine:
+        before = sample(engine, folders, updates={})
+        across = sample(engine, folders, updates=UPDATES)
+    assert all(set(completion.policy_versions) == {0} for completion in before)
+    assert max(errors(replay(models, completion), completion).max() for completion in before) < 1e-4
+
+    # all requests run from the first step on and get one token a step: token t comes from step t
+    expected = [0] * 20 + [1] * 13 + [0] * 14 + [1] * 93
+    for completion in across:
+        assert completion.policy_versions == expected[: len(completion.token_ids)]
+    crossed = [completion for completion in across if len(completion.token_ids) > 47]
+    assert len(crossed) >= 4, "the test needs completions that lived through all three updates"
+    assert max(errors(replay(models, completion), completion).max() for completion in across) < 1e-4
+
+    # what the check above would miss if all of this made no difference: one policy throughout, and spans off by one token
+    stale = [errors(replay(dict.fromkeys(models, models[0]), completion), completion).max() for completion in crossed]
+    assert min(stale) > 0.1
+    for completion in crossed:
+        completion.policy_versions[1:] = completion.policy_versions[:-1]
+    assert min(errors(replay(models, completion), completion).max() for completion in crossed) > 0.01
+
+
+def test_temperature_is_part_of_the_logprobs(policies):
+    folders = policies["tied"]
+    model = {0: load_model(folders[0])}
+    with open_engine(folders[0], temperature=0.7) as engine:
+        finished = sample(engine, folders, updates={}, copies=4)
+    assert max(errors(replay(model, completion, temperature=0.7), completion).max() for completion in finished) < 1e-4
+    assert max(errors(replay(model, completion), completion).max() for completion in finished) > 0.1
+
+
+def test_fp32_head_on_a_bf16_body(policies, tmp_path):
+    # without attention and MLP the body is exact: embedding and norm, so that only the head's precision is left to differ
+    model = load_model(policies["untied"][0])
+    for name, parameter in model.named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            parameter.data.zero_()
+    folder = tmp_path / "00000000-cccccccccccc"
+    model.save_pretrained(folder)
+    load_tokenizer(policies["untied"][0]).save_pretrained(folder)
+
+    body = load_model(folder, torch.bfloat16)
+    largest = {}
+    for fp32_head in (True, False):
+        with open_engine(folder, dtype="bfloat16", fp32_head=fp32_head) as engine:
+            finished = sample(engine, [folder], updates={})
+        for precision, reference in (("fp32", {0: Fp32Head(body)}), ("bf16", {0: body})):
+            difference = max(errors(replay(reference, completion), completion).max() for completion in finished)
+            largest[fp32_head, precision] = difference.item()
+    assert largest[True, "fp32"] < 1e-4 and largest[False, "bf16"] < 1e-4, largest
+    assert largest[True, "bf16"] > 1e-3 and largest[False, "fp32"] > 1e-3, largest
+
+
+class Fp32Head(torch.nn.Module):
+    """A bf16 Hugging Face model whose logits are computed in fp32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids, **kwargs):
+        output = self.model.model(token_ids, **kwargs)
+        logits = torch.nn.functional.linear(output.last_hidden_state.float(), self.model.lm_head.weight.float())
+        output.logits = logits
+        return output
+
+
+def test_new_requests_do_not_reuse_the_prefix_of_an_old_policy(policies, tied_engine):
+    engine, folders = tied_engine, policies["tied"]
+    models = {version: load_model(folder) for version, folder in enumerate(folders)}
+    tokenizer = load_tokenizer(folders[0])
+    prompt = tokenizer("1+2*3-4+5*6-7+8*9-" * 5 + "0?")["input_ids"]  # spans two full cache blocks
+
+    def one(sampler):
+        sampler.submit(0, prompt)
+        finished = []
+        while sampler.num_running:
+            finished += sampler.step()
+        return finished[0]
+
+    sampler = CompletionSampler(engine, tokenizer, ONE_PHASE, seed=0)
+    engine.reload(folders[0], 0)
+    old = one(sampler)
+    engine.reload(folders[1], 1)
+    new = one(sampler)
+    assert (set(old.policy_versions), set(new.policy_versions)) == ({0}, {1})
+    assert errors(replay(models, new), new).max() < 1e-4
+
+    # the trap is real: under the old salt the engine takes the old policy's cache for the prompt
+    engine.submit("trap", prompt, max_tokens=40, cache_salt=folders[0].name)
+    segments = []
+    while engine.num_running:
+        segments += engine.step()
+    new.token_ids[:] = segments[0].token_ids
+    new.logprobs[:] = segments[0].logprobs
+    new.policy_versions[:] = [1] * len(new.token_ids)
+    new.loss_mask[:] = [True] * len(new.token_ids)
+    assert errors(replay(models, new), new).max() > 0.01
+
+
+def test_a_vanished_folder_leaves_the_engine_as_it_was(policies, tied_engine, tmp_path):
+    engine, folders = tied_engine, policies["tied"]
+    engine.reload(folders[0], 0)
+    with pytest.raises(FileNotFoundError, match="00000007"):
+        engine.reload(tmp_path / "00000007-aaaaaaaaaaaa", 7)
+    assert (engine.policy_name, engine.policy_version) == (folders[0].name, 0)
+    (completion, *_) = sample(engine, folders, updates={}, copies=1)
+    assert errors(replay({0: load_model(folders[0])}, completion), completion).max() < 1e-4
+
+
+def test_a_worker_that_serves_another_policy_is_noticed(policies, tied_engine, monkeypatch):
+    def answer(method, args=()):
+        return ["00000000-000000000000"] if method == "served_policy" else [None]
+
+    monkeypatch.setattr(tied_engine._engine, "collective_rpc", answer)
+    with pytest.raises(RuntimeError, match="was given the policy 00000001.*serve"):
+        tied_engine.reload(policies["tied"][1], 1)

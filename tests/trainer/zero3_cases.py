@@ -1,0 +1,114 @@
+"""What test_zero3.py and the processes it starts (zero3_worker.py) share: models, rollouts, configs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from scalerl.config import RunConfig, build_config
+from scalerl.spool.schema import Rollout
+
+VOCABULARY = 31
+LEARNING_RATES = [1e-3, 2e-3, 2e-3]
+CASES = {
+    "one_micro_batch": {"trainer.micro_batch_tokens": 4096},
+    "many_micro_batches": {"trainer.micro_batch_tokens": 64},
+    "untied": {
+        "trainer.micro_batch_tokens": 64,
+        "algo.loss_type": "dapo",
+        "algo.loss_aggregation": "sample",
+        "algo.advantage_norm": "prompt",
+        "algo.zero_variance": "keep",
+        "algo.temperature": 0.8,
+    },
+    "checkpointed": {
+        "trainer.micro_batch_tokens": 128,
+        "trainer.activation_checkpointing": True,
+        "algo.loss_type": "gspo",
+        "algo.loss_aggregation": "token",
+        "algo.advantage_norm": "none",
+    },
+}
+
+
+def model_name(case: str) -> str:
+    return "untied" if case == "untied" else "tied"
+
+
+def make_config(case: str, num_ranks: int, **changes) -> RunConfig:
+    values = {
+        "model.dtype": "float32",
+        "length.length_control": "none",
+        "length.max_prompt_tokens": 16,
+        "length.max_thinking_tokens": 32,
+        "length.max_solution_tokens": 16,
+        "optimizer.eps": 1e-5,  # with the default, the sign of a rounding error would decide an update
+        "optimizer.max_grad_norm": 0.05,
+        "trainer.num_ranks": num_ranks,
+        "trainer.logprob_chunk_tokens": 16,
+        "trainer.activation_checkpointing": False,
+        "budget.max_steps": 4,
+    }
+    return build_config(values | CASES[case] | changes)
+
+
+def save_models(folder: Path) -> None:
+    for name in ("tied", "untied"):
+        torch.manual_seed(0)
+        config = Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            tie_word_embeddings=name == "tied",
+            initializer_range=0.1,
+            dtype=torch.float32,
+        )
+        Qwen3ForCausalLM(config).save_pretrained(folder / name)
+
+
+def make_rollout(random: np.random.Generator, group: int, completion: int, num_tokens: int, correct: bool) -> Rollout:
+    forced = random.random(num_tokens) < 0.2
+    forced[-1] = False
+    logprobs = -np.log(VOCABULARY) + 0.4 * random.normal(size=num_tokens)
+    return Rollout(
+        group=group,
+        completion=completion,
+        prompt_id=f"prompt-{group}",
+        task="math",
+        prompt_token_ids=random.integers(0, VOCABULARY, size=int(random.integers(2, 9))),
+        completion_token_ids=random.integers(0, VOCABULARY, size=num_tokens),
+        logprobs=np.where(forced, 0.0, logprobs).astype(np.float32),
+        loss_mask=~forced,
+        policy_versions=np.zeros(num_tokens, dtype=np.int32),
+        response="",
+        reward=1.0 if correct else -1.0,
+        correct=correct,
+        verdict="match" if correct else "mismatch",
+        finish_reason="stop",
+        truncated=False,
+        interrupted=bool(forced.any()),
+        started_s=0.0,
+        finished_s=1.0,
+        writer="test",
+        attempt=1,
+    )
+
+
+def make_groups(step: int) -> list[list[Rollout]]:
+    """The batch of a step. Step 1 has one sequence with loss tokens, so that a second rank has nothing to do."""
+    random = np.random.default_rng(step)
+    if step == 1:
+        group = [make_rollout(random, 0, index, 7, correct=index == 0) for index in range(2)]
+        group[1].loss_mask[:] = False
+        return [group]
+    groups = []
+    for group in range(4):
+        lengths = random.integers(2, 33, size=4)
+        correct = [True] * 4 if group == 3 else [index <= group for index in range(4)]
+        groups.append([make_rollout(random, group, index, int(lengths[index]), correct[index]) for index in range(4)])
+    return groups
