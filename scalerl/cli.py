@@ -4,6 +4,7 @@
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--heldout-fraction", type=float, default=0.02, help="share of prompts held out, by a hash of the prompt")
     parser.add_argument("--tokenizer", metavar="DIR", help="count prompt tokens with this model's tokenizer")
-    parser.add_argument("--max-prompt-tokens", type=int, default=2048, help="drop longer prompts (needs --tokenizer)")
+    parser.add_argument("--max-prompt-tokens", type=int, help="drop longer prompts (with --tokenizer)")
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
     parser.add_argument("--min-steps", type=int, default=1, help="with --generate: shortest chain")
@@ -54,8 +55,7 @@ def _add_prepare(commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from scalerl.data.arithmetic import prepare_arithmetic
-    from scalerl.data.prepare import prepare
+    from scalerl.data.prepare import prepare, prepare_arithmetic
 
     if arguments.generate:
         report = prepare_arithmetic(
@@ -66,6 +66,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
             max_steps=arguments.max_steps,
             heldout_fraction=arguments.heldout_fraction,
         )
+    elif (arguments.tokenizer is None) != (arguments.max_prompt_tokens is None):
+        raise ValueError("--tokenizer and --max-prompt-tokens go together: the one counts what the other limits")
     else:
         report = prepare(
             arguments.input,
@@ -75,7 +77,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             count_tokens=_token_counter(arguments.tokenizer) if arguments.tokenizer else None,
             max_prompt_tokens=arguments.max_prompt_tokens,
         )
-    print(report)
+    print(report.table())
 
 
 def _token_counter(path: str):
@@ -167,7 +169,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from scalerl.evaluator import evaluate_model
 
     config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
-    print(evaluate_model(arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt))
+    summary = evaluate_model(arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt)
+    print(json.dumps(summary, indent=1))
 
 
 def _add_verify(commands) -> None:

@@ -1,15 +1,25 @@
-"""Fixtures that several test folders share."""
+"""Fixtures that several test folders share: tiny policies, real engines, and a run folder whose trainer is the test."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-PolicyWriter = Callable[..., None]
+from scalerl.config import RunConfig, build_config
+from scalerl.data.problem import Problem, write_problems
+from scalerl.fence import claim_attempt
+from scalerl.files import write_json
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import EvaluationRequest, PolicyManifest, publish_manifest, publish_weights, request_evaluation
+from scalerl.spool.shards import Spool
+
+NUM_PROBLEMS = 7
 
 
 @pytest.fixture(scope="session")
-def write_policy() -> PolicyWriter:
+def write_policy() -> Callable[..., None]:
     """write_policy(folder, seed=0, tie_embeddings=True): a tiny Qwen3 of sharp random weights with the arithmetic tokenizer."""
 
     def write(folder: Path, *, seed: int = 0, tie_embeddings: bool = True) -> None:
@@ -28,3 +38,121 @@ def write_policy() -> PolicyWriter:
         build_tokenizer().save_pretrained(folder)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def open_engine() -> Callable:
+    """open_engine(folder, policy_version=0, **options): a real SamplingEngine, in this process, as a context manager.
+
+    The first takes about ten seconds, every later one two. Only one may be open at a time.
+    """
+    from scalerl.inference.engine import EngineOptions, SamplingEngine
+
+    defaults = {"dtype": "float32", "fp32_head": True, "max_tokens": 256, "max_num_seqs": 64, "kv_cache_gb": 0.1}
+    defaults |= {"temperature": 1.0, "seed": 1}
+
+    @contextmanager
+    def open_one(folder: Path, policy_version: int = 0, **options) -> Iterator[SamplingEngine]:
+        engine = SamplingEngine(folder, policy_version, EngineOptions(**(defaults | options)))
+        try:
+            yield engine
+        finally:
+            engine.shutdown()
+
+    return open_one
+
+
+class FakeTrainer:
+    """Publishes what it is told to; group g has problem g modulo NUM_PROBLEMS."""
+
+    def __init__(self, paths: RunPaths, config: RunConfig, write_policy: Callable[..., None]) -> None:
+        self.paths, self.config, self.spool = paths, config, Spool(paths.spool)
+        self.problems = [
+            Problem(prompt_id=f"p{number}", prompt=f"{number}+{number}?", answer=str(2 * number % 10), source="test")
+            for number in range(NUM_PROBLEMS)
+        ]
+        write_problems(paths.root / "train.parquet", self.problems)
+        self._write_policy = write_policy
+        self._names: dict[int, tuple[str, str]] = {}
+
+    def publish(self, policy_version: int, groups: range, prompt_id: str | None = None) -> PolicyManifest:
+        name, sha256 = self.publish_weights(policy_version)
+        admitted = [(group, prompt_id or self.problems[group % NUM_PROBLEMS].prompt_id) for group in groups]
+        manifest = PolicyManifest(
+            policy_version=policy_version,
+            name=name,
+            sha256=sha256,
+            next_group=groups.start,
+            batch_prompts=2,
+            admitted=admitted,
+            attempt=1,
+            published_s=time.time(),
+        )
+        publish_manifest(self.paths, manifest)
+        return manifest
+
+    def publish_weights(self, policy_version: int) -> tuple[str, str]:
+        """(name, sha256) of the policy with random weights number `policy_version`."""
+        if policy_version not in self._names:
+            write = lambda folder: self._write_policy(folder, seed=policy_version)  # noqa: E731
+            self._names[policy_version] = publish_weights(self.paths, policy_version, write)
+        return self._names[policy_version]
+
+    def request(self, policy_version: int) -> EvaluationRequest:
+        """Ask for the evaluation of a policy, with its version as the step."""
+        name, sha256 = self.publish_weights(policy_version)
+        request = EvaluationRequest(
+            step=policy_version,
+            policy_version=policy_version,
+            name=name,
+            sha256=sha256,
+            tokens=100 * policy_version,
+            flops=1e6 * policy_version,
+            published_s=1000.0 + policy_version,
+        )
+        request_evaluation(self.paths, request)
+        return request
+
+    def wait_for(self, groups: range, deadline_s: float = 120) -> None:
+        end_s = time.monotonic() + deadline_s
+        while missing := set(groups) - self.spool.present(groups.start, groups.stop):
+            assert time.monotonic() < end_s, f"waited {deadline_s} s for the groups {sorted(missing)}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def make_run(tmp_path, write_policy) -> Callable[..., FakeTrainer]:
+    """make_run(**{"key": value}): a run folder of a tiny config, claimed as attempt 1."""
+
+    def make(**changes) -> FakeTrainer:
+        paths = RunPaths(tmp_path / "run")
+        paths.root.mkdir()
+        paths.create()
+        base = tmp_path / "base"
+        write_policy(base, seed=0)
+        values = {
+            "model.path": str(base),
+            "model.dtype": "float32",
+            "data.train": str(paths.root / "train.parquet"),
+            "data.heldout": str(paths.root / "train.parquet"),
+            "length.max_prompt_tokens": 16,
+            "length.max_thinking_tokens": 30,
+            "length.max_solution_tokens": 10,
+            "length.interruption_min_tokens": 10,
+            "length.interruption_max_tokens": 20,
+            "length.interruption_text": "=>",
+            "length.think_end": ">",
+            "batch.prompts": 2,
+            "batch.generations_per_prompt": 4,
+            "generator.num": 1,
+            "generator.max_num_seqs": 16,
+            "generator.kv_cache_gb": 0.1,
+            "generator.verifier_workers": 1,
+            "trainer.micro_batch_tokens": 256,
+        }
+        config = build_config(values | changes)
+        write_json(paths.config, {"signature": config.signature(), "config": config.model_dump(mode="json")})
+        assert claim_attempt(paths) == 1
+        return FakeTrainer(paths, config, write_policy)
+
+    return make

@@ -8,8 +8,8 @@ import numpy as np
 def token_weights(num_loss_tokens: np.ndarray, aggregation: Literal["prompt", "sample", "token"]) -> np.ndarray:
     """The weight of every loss token of each completion, so that the sum of weight x loss is the aggregated loss.
 
-    num_loss_tokens: [prompts, completions], tokens that were sampled, not forced; forced tokens count in no mean, and a completion
-    or prompt without loss tokens neither. All prompts of the optimizer step must be given: the denominators are global.
+    num_loss_tokens: [prompts, completions], tokens that were sampled, not forced; forced tokens count in no mean, and neither do
+    completions or prompts without loss tokens. All prompts of the step must be given: the denominators are global.
     aggregation: "sample" is the mean over a completion's tokens, then over completions; "prompt" the mean over all tokens of a
     prompt, then over prompts (ScaleRL); "token" the mean over all tokens of the batch.
 

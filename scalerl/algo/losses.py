@@ -1,6 +1,6 @@
 """The policy losses: cispo (ScaleRL), dapo, grpo, gspo (paper, section 3).
 
-Each takes the loss tokens of some completions as flat tensors [T] and returns the summed loss and {"clipped": the number of tokens
+Each takes the loss tokens of some completions as flat tensors [T] and returns the summed loss and {"clipped": number of tokens
 whose ratio was capped}. What a token weighs, and so every denominator, is the caller's (scalerl/algo/aggregation.py): the losses
 of the micro-batches of a step add up to the loss of the step.
 

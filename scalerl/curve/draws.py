@@ -37,12 +37,15 @@ class Draws:
         return np.asarray(self.r0[:, None] + (self.a - self.r0)[:, None] * expit(self.b[:, None] * log_ratio))
 
     def evaluations(self, compute: FloatArray) -> FloatArray:
-        """What an evaluation at each `compute` [points] may show -> [draws, points], the same for the same draws."""
+        """What an evaluation at each `compute` [points] may show -> [draws, points], the same for the same draws.
+
+        Each column has the right distribution; within a draw the columns share their noise, so that bands are smooth.
+        """
         ahead = np.maximum(np.log(compute / self.last_compute), 0.0)[None, :]
         beyond = (compute > self.last_compute)[None, :]
         memory = np.where(beyond, np.exp(-ahead / self.wander_length), 0.0)
         variance = self.evaluation_sd[:, None] ** 2 + self.wander_sd[:, None] ** 2 * (1 - memory**2)
-        noise = np.random.default_rng(0).standard_normal(variance.shape)
+        noise = np.random.default_rng(0).standard_normal((len(self.a), 1))
         centre = self.curves(compute) + memory * self.wander_end[:, None]
         return np.asarray(centre + np.sqrt(variance + self.drift**2 * ahead) * noise)
 

@@ -11,8 +11,10 @@ B_RANGE = (0.05, 20.0)
 C_MID_MARGIN = 100.0
 """C_mid is searched from the first compute / margin to the last compute * margin."""
 GRID_SHAPE = (16, 32)
-NUM_STARTS = 3
-MAX_ITERATIONS = 100
+NUM_STARTS = 2
+MAX_ITERATIONS = 60
+SMALLEST_GAIN = 1e-11
+"""Relative fall of the sum of squares at which the walk ends."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,15 @@ def _valleys(problem: Problem) -> State:
 
 def _descend(state: State, problem: Problem) -> State:
     """Levenberg-Marquardt, all starts at once."""
-    damping = np.full(len(state.theta), 1e-3)
+    damping = np.full(len(state.theta), 1e-4)
     low, high = problem.box.T
     for _ in range(MAX_ITERATIONS):
         trial = _evaluate(np.clip(state.theta + _step(state, problem, damping), low, high), problem)
         better = trial.error < state.error
         gained = np.where(better, (state.error - trial.error) / np.maximum(state.error, 1e-300), 0.0)
         state = _choose(better, trial, state)
-        damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e10)
-        if (gained < 1e-12).all() and (better | (damping > 1e6)).all():
+        damping = np.where(better, damping / 10, damping * 10)
+        if (gained < SMALLEST_GAIN).all() and (better | (damping > 1.0)).all():
             break
     return state
 

@@ -18,6 +18,7 @@ from scalerl.curve.window import Window
 
 NUM_DRAWS = 4000
 GRID_SHAPE = (25, 41)
+COARSE_SHAPE = (17, 27)
 ZOOMS = 4
 KEEP_LOG = 12.0
 """Grid cells this far (in log posterior) below the best are dropped when zooming in."""
@@ -88,9 +89,10 @@ def fit_posterior(window: Window, prior: Prior) -> tuple[Draws, Draws]:
 def integrate_all(window: Window, prior: Prior) -> tuple[Grid, list[Noise], list[Linear]]:
     """The grid that holds the posterior, and R0 and A integrated in it under every noise."""
     basis = _basis(window, prior)
-    grid = _grid(_first_box(window, prior), window, basis)
+    box = _first_box(window, prior)
     for _ in range(ZOOMS):
-        grid = _grid(_zoom(grid, basis, window, prior), window, basis)
+        box = _zoom(_grid(box, COARSE_SHAPE, window, basis), basis, window, prior)
+    grid = _grid(box, GRID_SHAPE, window, basis)
     noises = _noises(grid, window, prior)
     return grid, noises, [_integrate(grid, basis, window, prior, n.scatter, n.wander_sd) for n in noises]
 
@@ -120,8 +122,8 @@ def _correlation(window: Window, prior: Prior) -> FloatArray:
     return np.asarray(np.exp(-np.abs(x[:, None] - x) / prior.wander_length))
 
 
-def _grid(box: FloatArray, window: Window, basis: Basis) -> Grid:
-    axes = [low + (high - low) * (np.arange(n) + 0.5) / n for (low, high), n in zip(box, GRID_SHAPE, strict=True)]
+def _grid(box: FloatArray, shape: tuple[int, int], window: Window, basis: Basis) -> Grid:
+    axes = [low + (high - low) * (np.arange(n) + 0.5) / n for (low, high), n in zip(box, shape, strict=True)]
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     fraction = expit(np.exp(cells[:, :1]) * (window.log_compute - cells[:, 1:]))
     rotated = fraction @ basis.rotation
@@ -131,16 +133,16 @@ def _grid(box: FloatArray, window: Window, basis: Basis) -> Grid:
 def _zoom(grid: Grid, basis: Basis, window: Window, prior: Prior) -> FloatArray:
     """The part of the grid's box that holds the posterior under white or under wandering noise."""
     scatter = _typical_scatter(grid, window, prior)
-    kept = np.zeros(GRID_SHAPE, dtype=bool)
+    kept = np.zeros(COARSE_SHAPE, dtype=bool)
     for wander_sd in (0.0, prior.wander_sd):
         evidence = _integrate(grid, basis, window, prior, scatter, wander_sd).log_evidence.reshape(2, -1).max(axis=0)
         log_weight = evidence + log_prior(grid.cells, window, prior)
-        kept |= (log_weight > log_weight.max() - KEEP_LOG).reshape(GRID_SHAPE)
+        kept |= (log_weight > log_weight.max() - KEEP_LOG).reshape(COARSE_SHAPE)
     box = np.empty((2, 2))
     for axis in (0, 1):
         index = np.flatnonzero(kept.any(axis=1 - axis))
         low, high = grid.box[axis]
-        step = (high - low) / GRID_SHAPE[axis]
+        step = (high - low) / COARSE_SHAPE[axis]
         box[axis] = max(low, low + (index[0] - 1) * step), min(high, low + (index[-1] + 2) * step)
     return box
 
@@ -153,24 +155,33 @@ def _typical_scatter(grid: Grid, window: Window, prior: Prior) -> float:
     amplitude = np.clip(linear / np.maximum(square, 1e-300), 0.0, 1 - window.r0)
     squares = (weight @ gain**2 - 2 * amplitude * linear + amplitude**2 * square).min()
     points = prior.scatter_points
-    return float(np.sqrt((points * prior.scatter**2 + max(squares, 0.0)) / (points + len(gain))))
+    return float(np.sqrt((points * prior.white_scatter**2 + max(squares, 0.0)) / (points + len(gain))))
 
 
 def _noises(grid: Grid, window: Window, prior: Prior) -> list[Noise]:
     """Five scatters about the likely one, without and with wander."""
     typical = _typical_scatter(grid, window, prior)
-    points = prior.scatter_points
-    step = 1.3 / np.sqrt(2 * (points + len(window.compute)))
-    noises = []
-    for wander_sd, chance in ((0.0, 1 - prior.wander_chance), (prior.wander_sd, prior.wander_chance)):
-        left = typical**2 - (wander_sd / window.binomial_sd.mean()) ** 2
-        centre = np.sqrt(max(left, (0.6 * typical) ** 2))
-        width = step * (2 if wander_sd else 1)
-        for scatter in centre * np.exp(width * np.arange(-2, 3)):
-            ratio = prior.scatter / scatter
-            log_weight = points * (np.log(ratio) - ratio**2 / 2) + np.log(width)
-            noises.append(Noise(scatter, wander_sd, (log_weight + np.log(chance), log_weight if wander_sd else -np.inf)))
-    return noises
+    step = 1.3 / np.sqrt(2 * (prior.scatter_points + len(window.compute)))
+    smallest = min(prior.scatter, 0.8 * typical)
+    white = [
+        _noise(typical * np.exp(step * k), 0.0, prior.white_scatter, prior, np.log(step), 1 - prior.wander_chance)
+        for k in range(-2, 3)
+    ]
+    spacing = np.log(1.2 * typical / (0.7 * smallest)) / 4
+    wandering = [
+        _noise(0.7 * smallest * np.exp(spacing * k), prior.wander_sd, prior.scatter, prior, np.log(spacing), prior.wander_chance)
+        for k in range(5)
+    ]
+    return white + wandering
+
+
+def _noise(
+    scatter: float, wander_sd: float, expected: float, prior: Prior, log_spacing: float, chance: float
+) -> Noise:
+    """A node with its prior weight: scaled inverse chi-square in the scatter's square."""
+    ratio = expected / scatter
+    log_weight = prior.scatter_points * (np.log(ratio) - ratio**2 / 2) + log_spacing
+    return Noise(float(scatter), wander_sd, (log_weight + np.log(chance), log_weight if wander_sd else -np.inf))
 
 
 def _integrate(
@@ -211,8 +222,6 @@ def _draw(
     log_b, log_c_mid = (grid.cells[cell] + step * rng.uniform(-0.5, 0.5, (NUM_DRAWS, 2))).T
     r0, a = _draw_linear(parts, node, index, window.r0, rng)
     scatter, wander_sd = (np.array([getattr(n, name) for n in noises])[node] for name in ("scatter", "wander_sd"))
-    fraction = grid.fraction[cell]
-    residual = window.pass_rate - r0[:, None] * (1 - fraction) - a[:, None] * fraction
     return Draws(
         r0=r0,
         a=a,
@@ -220,7 +229,7 @@ def _draw(
         c_mid=np.exp(log_c_mid),
         evaluation_sd=scatter * window.binomial_sd[-1],
         wander_sd=wander_sd,
-        wander_end=_draw_wander_end(residual, node, noises, window, prior, rng),
+        wander_end=_draw_wander_end(r0, a, grid.fraction[cell], node, noises, window, prior, rng),
         wander_length=prior.wander_length,
         drift=prior.drift,
         last_compute=float(window.compute[-1]),
@@ -243,14 +252,16 @@ def _draw_linear(
 
 
 def _draw_wander_end(
-    residual: FloatArray,
+    r0: FloatArray,
+    a: FloatArray,
+    fraction: FloatArray,
     node: FloatArray,
     noises: list[Noise],
     window: Window,
     prior: Prior,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """The wander at the last point given each draw's residuals [draws, points]: a normal, from the process itself."""
+    """The wander at the last point given each draw's residuals: a normal, from the process itself."""
     end = np.zeros(len(node))
     memory = np.exp(-(window.log_compute[-1] - window.log_compute) / prior.wander_length)
     for i in np.unique(node):
@@ -261,5 +272,6 @@ def _draw_wander_end(
             covariance += np.diag((noise.scatter * window.binomial_sd) ** 2)
             gain = np.linalg.solve(covariance, cross)
             spread = np.sqrt(max(noise.wander_sd**2 - gain @ cross, 0.0))
-            end[mine] = residual[mine] @ gain + spread * rng.standard_normal(mine.sum())
+            level = gain.sum() * r0[mine] + (a - r0)[mine] * (fraction[mine] @ gain)
+            end[mine] = window.pass_rate @ gain - level + spread * rng.standard_normal(mine.sum())
     return end

@@ -42,7 +42,8 @@ def _bounds(parameters: Draws, window: Window) -> list[str]:
     reasons = []
     if np.mean(parameters.a > 0.995) > MAX_RISK:
         reasons.append("A may lie on its bound 1")
-    if np.mean(parameters.a - parameters.r0 < 2 * window.r0_sd) > MAX_RISK:
+    reached = parameters.curves(window.compute[-1:])[:, 0] - parameters.r0
+    if np.mean(reached < 2 * window.r0_sd) > MAX_RISK:
         reasons.append("no gain over R0 is visible")
     return reasons
 

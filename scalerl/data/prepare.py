@@ -55,13 +55,13 @@ class PrepareReport:
 
     def table(self) -> str:
         """One line per input, aligned, for the terminal."""
-        lines = [("input", "rows", "kept", "train", "held-out", "dropped")]
+        width = max(len("input"), *(len(Path(entry.input).name) for entry in self.inputs))
+        lines = [f"{'input':<{width}}     rows     kept    train held-out  dropped"]
         for entry in self.inputs:
+            counts = "".join(f"{number:>9}" for number in (entry.rows, entry.kept, entry.train, entry.heldout))
             dropped = ", ".join(f"{reason} {rows.count}" for reason, rows in sorted(entry.dropped.items())) or "-"
-            counts = (entry.rows, entry.kept, entry.train, entry.heldout)
-            lines.append((Path(entry.input).name, *map(str, counts), dropped))
-        width = max(len(line[0]) for line in lines)
-        return "\n".join(f"{name:<{width}}" + "".join(f"{n:>9}" for n in counts) + f"  {dropped}" for name, *counts, dropped in lines)
+            lines.append(f"{Path(entry.input).name:<{width}}{counts}  {dropped}")
+        return "\n".join(lines)
 
 
 def prepare(

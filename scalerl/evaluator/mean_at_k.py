@@ -85,7 +85,5 @@ def summarise(results: Sequence[PromptResult]) -> dict[str, Any]:
     tasks = sorted({result.problem.task for result in results})
     if len(tasks) > 1:
         for task in tasks:
-            summary[f"pass_rate_{task}"] = statistics.fmean(
-                result.pass_rate for result in results if result.problem.task == task
-            )
+            summary[f"pass_rate_{task}"] = statistics.fmean(result.pass_rate for result in results if result.problem.task == task)
     return summary

@@ -37,10 +37,10 @@ def evaluate_model(model: Path, data: Path, output: Path, config: RunConfig, sam
         prompts.encode(problem.prompt_id, problem.prompt)  # a prompt that is too long must not cost an evaluation
     engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))
     pool = VerifierPool(
-            num_workers=config.generator.verifier_workers,
-            timeout_s=config.generator.verify_timeout_s,
-            think_end=config.length.think_end,
-        )
+        num_workers=config.generator.verifier_workers,
+        timeout_s=config.generator.verify_timeout_s,
+        think_end=config.length.think_end,
+    )
     try:
         sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, config.seed)
         max_num_seqs = config.generator.max_num_seqs

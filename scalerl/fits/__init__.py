@@ -1,14 +1,14 @@
-"""Curves of run folders: read evaluations, fit, write fit.json and curve.png."""
+"""Curves of run folders and tables: read, fit, predict, compare, draw. The mathematics is in scalerl.curve."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from scalerl import files
-from scalerl.curve.least_squares import fit_least_squares
-from scalerl.curve.sigmoid import FloatArray, Sigmoid
+from scalerl.curve.sigmoid import Sigmoid
+from scalerl.fits.figures import run_figure, save
+from scalerl.fits.inputs import read_folder
+from scalerl.fits.predictions import NAME, write_prediction
+from scalerl.fits.records import Options, fit_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,58 +17,54 @@ class FitResult:
 
     run: str
     curve: Sigmoid
+    """The best curve, also where the ceiling is not identified."""
+    a_interval: tuple[float, float]
+    """90 % interval of A."""
     rmse: float
     num_points: int
     identified: bool
     reason: str
+    """Why the ceiling is not identified; empty when it is."""
+    needed_compute: float | None
+    """GPU-hours at which it should be."""
+
+    def __str__(self) -> str:
+        """One paragraph for a terminal."""
+        c, (low, high) = self.curve, self.a_interval
+        curve = f"{self.run}: {self.num_points} points, R0 {c.r0:.3f}, rmse {self.rmse:.4f}; "
+        if self.identified:
+            return curve + f"A {c.a:.3f} (90 %: {low:.3f} to {high:.3f}), B {c.b:.2f}, C_mid {c.c_mid:.4g} GPU-hours"
+        return curve + (
+            f"ceiling not yet identified ({self.reason}); A between {low:.3f} and {high:.3f}, "
+            f"to know more run to about {self.needed_compute:.3g} GPU-hours"
+        )
 
 
 def fit_run(run_dir: Path) -> FitResult:
-    """Fit the eval rows of run_dir/metrics.jsonl; write run_dir/fit.json and run_dir/curve.png.
+    """Fit the eval rows of run_dir/metrics.jsonl over GPU-hours; write run_dir/fit.json and run_dir/curve.png.
 
     Raises:
-        ValueError: fewer than four evaluations after the first.
+        ValueError: the evaluations do not make a curve (too few, not ascending, not pass rates).
     """
-    compute, pass_rate, r0 = _read(run_dir)
-    curve = fit_least_squares(compute, pass_rate, r0)
-    reason = _reason(curve, compute)
-    rmse = float(np.sqrt(np.mean((curve(compute) - pass_rate) ** 2)))
-    result = FitResult(
-        run=run_dir.name, curve=curve, rmse=rmse, num_points=len(compute), identified=not reason, reason=reason
+    record = fit_record(read_folder(run_dir), Options())
+    files.write_json(run_dir / "fit.json", asdict(record))
+    save(run_dir / "curve.png", run_figure(record))
+    return FitResult(
+        run=record.run,
+        curve=Sigmoid(**record.curve),
+        a_interval=record.bounds["a"],
+        rmse=record.rmse,
+        num_points=record.num_points,
+        identified=record.identified,
+        reason=record.reason,
+        needed_compute=record.needed_compute,
     )
-    files.write_json(run_dir / "fit.json", asdict(result))
-    files.write_atomic(run_dir / "curve.png", lambda path: _draw(path, result, compute, pass_rate))
-    return result
 
 
-def _read(run_dir: Path) -> tuple[FloatArray, FloatArray, float]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    rows = sorted((row for row in rows if row["kind"] == "eval"), key=lambda row: row["step"])
-    if len(rows) < 5:
-        raise ValueError(f"{run_dir} has {len(rows)} evaluations; a curve needs R0 and at least 4 more: run longer")
-    compute = np.array([row["gpu_hours"] for row in rows[1:]])
-    return compute, np.array([row["pass_rate"] for row in rows[1:]]), float(rows[0]["pass_rate"])
+def predict_run(run_dir: Path, gpu_hours: tuple[float, ...]) -> bool:
+    """Write run_dir/prediction.json for these targets, before the run is extended; False if there is one already.
 
-
-def _reason(curve: Sigmoid, compute: FloatArray) -> str:
-    if curve.a >= 0.999:
-        return "A lies on its bound 1.0"
-    if curve.c_mid > compute.max():
-        return f"the window ends at {compute.max():.3g}, before C_mid = {curve.c_mid:.3g}"
-    return ""
-
-
-def _draw(path: Path, result: FitResult, compute: FloatArray, pass_rate: FloatArray) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    grid = np.geomspace(compute.min() / 1.5, compute.max() * 4, 300)
-    inside = grid <= compute.max()
-    axes.plot(grid[inside], result.curve(grid[inside]), color="C0")
-    axes.plot(grid[~inside], result.curve(grid[~inside]), color="C0", linestyle="--")
-    axes.plot(compute, pass_rate, "o", color="C0", markersize=4)
-    verdict = "" if result.identified else " (not yet identified)"
-    axes.set_title(f"{result.run}: A {result.curve.a:.3f}, B {result.curve.b:.2f}{verdict}", fontsize=10)
-    axes.set(xscale="log", xlabel="GPU-hours", ylabel="held-out pass rate")
-    figure.savefig(path, dpi=150, format="png")
+    Raises:
+        ValueError: no curve, or no target beyond the last evaluation.
+    """
+    return write_prediction(run_dir / NAME, fit_record(read_folder(run_dir), Options(predict=gpu_hours)))

@@ -138,7 +138,8 @@ class Generator:
                 if read_manifest(self._paths) == manifest:
                     raise
                 return  # a newer policy replaced it
-            print(f"{self._name}: loaded policy {manifest.name} in {load_s:.3f} s, {self._sampler.num_running} completions running")
+            num_running = self._sampler.num_running
+            print(f"{self._name}: policy {manifest.name} loaded in {load_s:.3f} s with {num_running} completions running")
         self._manifest = manifest
         self._reconcile_at_s = 0.0
 

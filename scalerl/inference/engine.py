@@ -168,7 +168,7 @@ def _start(folder: Path, options: EngineOptions) -> Any:
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(folder),
-            dtype=options.dtype,  # type: ignore[arg-type]
+            dtype=options.dtype,
             max_model_len=options.max_tokens,
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,

@@ -1,5 +1,6 @@
 """What runs inside every vLLM worker: reloading weights in place, and saying which policy the weights are."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+
+# It warns at every reload of what has no tensor of its own in a checkpoint: a tied head, rotary tables.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
 
 class PolicyWorker:

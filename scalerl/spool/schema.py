@@ -22,7 +22,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ def check_group(rollouts: Sequence[Rollout], group: int) -> None:
 
 def write_group(path: Path, rollouts: Sequence[Rollout]) -> None:
     """Write one group as a Parquet file (not atomically: see Spool.publish)."""
-    table = pa.Table.from_pylist([asdict(rollout) for rollout in rollouts], schema=SCHEMA)
+    columns = {name: [getattr(rollout, name) for rollout in rollouts] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
     pq.write_table(table, path, compression="zstd")
 
 

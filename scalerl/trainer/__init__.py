@@ -1,12 +1,14 @@
 """The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. `scalerl role trainer --index RANK` runs one rank of it.
 
-    batch.py       waits for the groups of a step, refuses bad ones
-    packing.py     sequences -> rows -> micro-batches, the same number on every rank
-    head.py        log-probabilities without the full logits
-    engine.py      ZeRO-3: forward, backward, optimizer step, export (the only deepspeed import)
-    progress.py    where the run is: step, cursor, admitted prompts, plateaus
-    checkpoint.py  all of it on disk, without pickle
-    loop.py        the training loop
+batch.py       waits for the groups of a step, refuses bad ones
+objective.py   advantages, token weights, statistics of a batch
+packing.py     sequences -> rows -> micro-batches, the same number on every rank
+head.py        log-probabilities without the full logits
+engine.py      ZeRO-3: forward, backward, optimizer step, export (the only deepspeed import)
+progress.py    where the run is: step, cursor, admitted prompts, plateaus
+publisher.py   weights, manifest, evaluation requests
+checkpoint.py  all of it on disk, without pickle
+loop.py        the training loop
 """
 
 import os

@@ -120,8 +120,9 @@ class BatchReader:
         missing = [group for group in progress.batch_groups if group not in found]
         owners = sorted({group % self._config.generator.num for group in missing})
         return (
-            f"waited {self._config.trainer.wait_for_rollouts_s:.0f} s (trainer.wait_for_rollouts_s) for the groups {missing} of step "
-            f"{progress.step} in {self._spool.root}; they are owed by generators {owners}: see their logs, and spool/quarantine"
+            f"waited {self._config.trainer.wait_for_rollouts_s:.0f} s (trainer.wait_for_rollouts_s) for the groups {missing} of "
+            f"step {progress.step} in {self._spool.root}; they are owed by generators {owners}: see their logs and "
+            f"spool/quarantine"
         )
 
     def _read_late(self, group: int) -> Group:

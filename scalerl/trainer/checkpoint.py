@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to continue, without pickle, complete as soon as the folder's name exists.
 
-    checkpoints/<step>/state.json                the run's progress, and the size of every other file
-                       rank_<rank>.safetensors   this rank's slices of fp32 weights and Adam moments, and its RNG
-                       model/                    the policy as a Hugging Face folder
+checkpoints/<step>/state.json                the run's progress, and the size of every other file
+                   rank_<rank>.safetensors   this rank's slices of fp32 weights and Adam moments, and its RNG
+                   model/                    the policy as a Hugging Face folder
 """
 
 import json
@@ -74,17 +74,20 @@ def save_checkpoint(
     if engine.rank == 0:
         state = {
             "format": FORMAT,
-            "step": step,
             "signature": _signature(config, engine.world_size),
             "world_size": engine.world_size,
             "adam_step": engine.adam_step,
             "progress": progress,
-            "bytes": {str(path.relative_to(temporary)): path.stat().st_size for path in temporary.rglob("*") if path.is_file()},
+            "bytes": _sizes(temporary),
         }
         write_json(temporary / "state.json", state)
         check_attempt(paths, attempt)
         publish_folder(temporary, _folder(paths, step))
     engine.barrier()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def _signature(config: RunConfig, world_size: int) -> str:

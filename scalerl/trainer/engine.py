@@ -1,4 +1,4 @@
-"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, gloo on CPU, nccl on GPU. The only place that imports deepspeed."""
+"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, gloo on CPU, nccl on GPU. Only this file imports deepspeed."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -92,9 +93,9 @@ class StepStatistics:
 class PolicyModel(nn.Module):
     """A Hugging Face causal language model that returns log-probabilities of given tokens instead of logits."""
 
-    def __init__(self, model: nn.Module, head: HeadConfig) -> None:
+    def __init__(self, model: Any, head: HeadConfig) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.head = LogprobHead(model.get_output_embeddings().weight, head)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -137,8 +138,8 @@ class TrainingEngine:
     def train(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepStatistics:
         """One optimizer step. Every rank brings the same number of micro-batches, at least one.
 
-        The weights of the tokens hold the denominators over all ranks, so gradients must be summed: backward may not divide by the
-        number of micro-batches, and the division by the number of ranks in the reduction is undone.
+        The weights of the tokens hold the denominators over all ranks, so gradients must be summed: backward may not divide by
+        the number of micro-batches, and the division by the number of ranks in the reduction is undone.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
@@ -199,7 +200,7 @@ class TrainingEngine:
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
     def local_state(self) -> dict[str, Tensor]:
-        """This rank's slices of the fp32 weights ("<parameter>|weight") and, after the first step, of both Adam moments, on CPU."""
+        """This rank's slices, on CPU: fp32 weights ("<parameter>|weight") and, after the first step, both Adam moments."""
         tensors = {}
         moments = MOMENTS if self.adam_step else ()
         for key, parameter in self.model.named_parameters():
@@ -226,7 +227,7 @@ class TrainingEngine:
         dist.barrier(group=self._control)
 
 
-def _load_model(config: RunConfig, path: Path | str) -> nn.Module:
+def _load_model(config: RunConfig, path: Path | str) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, config.model.dtype),
@@ -238,8 +239,8 @@ def _load_model(config: RunConfig, path: Path | str) -> nn.Module:
     return model
 
 
-def _export_shards(model: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    shard: list[tuple[str, nn.Parameter]] = []
+def _export_shards(model: Any) -> Iterator[list[tuple[str, Any]]]:
+    shard: list[tuple[str, Any]] = []
     elements = 0
     for key, parameter in model.named_parameters():
         if shard and elements + parameter.ds_numel > EXPORT_SHARD_ELEMENTS:

@@ -1,7 +1,7 @@
 """The LM head of the trainer: log-probabilities of given tokens, a chunk of tokens at a time.
 
-The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most `chunk_tokens` rows of them exist,
-in the forward pass and in the backward pass, which computes them a second time.
+The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most `chunk_tokens` rows of them
+exist, in the forward pass and in the backward pass, which computes them a second time.
 """
 
 from dataclasses import dataclass
@@ -63,9 +63,9 @@ def _logits(block: Tensor, matrix: Tensor, config: HeadConfig) -> Tensor:
 
 
 def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    all_logprobs = logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+    all_logprobs = logits.log_softmax(dim=-1)
     logprobs = all_logprobs.gather(-1, targets[:, None]).squeeze(-1)
-    return logprobs, -all_logprobs.exp().mul_(all_logprobs).sum(dim=-1)
+    return logprobs, -logits.softmax(dim=-1).mul_(all_logprobs).sum(dim=-1)  # several times faster on CPU than exp()
 
 
 def _chunk_backward(logits: Tensor, targets: Tensor, grad_logprobs: Tensor, temperature: float) -> Tensor:

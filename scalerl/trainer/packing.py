@@ -1,5 +1,6 @@
 """Packs sequences of unequal length into micro-batches [rows, row_length] by a token budget, equally many on every rank."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -89,7 +90,7 @@ def schedule(rows: Sequence[Row], rows_per_micro_batch: int, rank: int, world_si
     """
     num_micro_batches = math.ceil(len(rows) / (rows_per_micro_batch * world_size))
     bounds = [len(rows) * index // num_micro_batches for index in range(num_micro_batches + 1)]
-    return [list(rows[begin:end][rank::world_size]) for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [list(rows[begin:end][rank::world_size]) for begin, end in itertools.pairwise(bounds)]
 
 
 def pack(

@@ -47,10 +47,7 @@ def find_answer(text: str) -> Answer | None:
     content = _last_boxed(text)
     if content is not None:
         return Answer(content, boxed=True) if content else None
-    if "####" in text:
-        plain = text.rpartition("####")[2].lstrip().partition("\n")[0]
-    else:
-        plain = text
+    plain = text.rpartition("####")[2].lstrip().partition("\n")[0] if "####" in text else text
     plain = plain[-MAX_ANSWER_CHARACTERS:].strip()
     return Answer(plain, boxed=False) if plain else None
 

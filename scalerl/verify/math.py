@@ -2,7 +2,7 @@
 
 from math_verify import parse, verify
 
-from scalerl.verify.answers import Answer, find_answer, final_text, quick_grade
+from scalerl.verify.answers import Answer, final_text, find_answer, quick_grade
 
 MAX_EXPRESSION_CHARACTERS = 200
 """A plain one-line answer up to this long is read as one LaTeX expression too, not only searched for numbers."""

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import count
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -44,6 +45,7 @@ class VerifierPool:
         """Verdicts so far, by reason."""
         self._think_end = think_end
         self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
         self._numbers = count()
         self._pending: dict[int, Future[Verdict]] = {}
         self._end: str | None = None
@@ -68,17 +70,19 @@ class VerifierPool:
             if verdict is None:
                 number = next(self._numbers)
                 self._pending[number] = future
-                self._connection.send((number, answer, reference))
-        if verdict is not None:
+        if verdict is None:
+            self._send((number, answer, reference))
+        else:
             self._resolve(future, verdict)
         return future
 
     def close(self) -> None:
         """Stop the processes; unfinished futures get a RuntimeError. Closing twice does nothing."""
         with self._lock:
-            if self._end is None:
-                self._end = "the verifier pool is closed"
-                self._connection.send(None)
+            closing = self._end is None
+            self._end = self._end or "the verifier pool is closed"
+        if closing:
+            self._send(None)
         try:
             self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -92,6 +96,11 @@ class VerifierPool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _send(self, task: object) -> None:
+        # A lock of its own: the reader must go on while a full socket makes this wait for the server to read.
+        with self._send_lock, suppress(BrokenPipeError, ConnectionResetError):  # killed: the reader fails the futures
+            self._connection.send(task)
 
     def _resolve(self, future: Future[Verdict], verdict: Verdict) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 from scalerl.verify.answers import Answer, Verdict
@@ -50,7 +51,8 @@ class Worker:
         """Have an idle worker grade."""
         number, answer, reference = task
         self.task_number, self.deadline_s = number, time.monotonic() + WALL_PER_CPU * self.timeout_s
-        self.connection.send((answer, reference))
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died; the next poll_verdict notices
+            self.connection.send((answer, reference))
 
     def poll_verdict(self, readable: bool) -> Verdict | None:
         """What became of the answer by now; None while the worker is idle or computing within its time."""
@@ -92,7 +94,7 @@ def work(connection: Connection, server_pid: int, timeout_s: float) -> None:
 
 
 def serve(caller: Connection, num_workers: int, timeout_s: float) -> None:
-    """Grade what the caller sends, (number, answer, reference), and send (number, verdict) back, until it sends None or is gone."""
+    """Grade the caller's tasks and send (number, verdict) for each, as soon as it is there, until it sends None or is gone."""
     parent_pid = os.getppid()
     waiting: deque[Task] = deque()
     workers = [Worker(timeout_s) for _ in range(num_workers)]

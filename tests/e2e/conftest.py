@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scalerl.base_model import train_base_model
-from scalerl.data.arithmetic import prepare_arithmetic
+from scalerl.data.prepare import prepare_arithmetic
 from scalerl.files import read_json
 from scalerl.metrics import read_rows
 from scalerl.paths import RunPaths

@@ -1,31 +1,11 @@
-"""Real engines, one at a time in this process: the first takes about ten seconds, every later one two."""
+"""Policies and an engine for the tests of sampling."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from scalerl.inference.engine import EngineOptions, SamplingEngine
-
-OPTIONS = {
-    "dtype": "float32",
-    "fp32_head": True,
-    "max_tokens": 256,
-    "max_num_seqs": 64,
-    "kv_cache_gb": 0.1,
-    "temperature": 1.0,
-    "seed": 1,
-}
-
-
-@contextmanager
-def open_engine(folder: Path, policy_version: int = 0, **changes) -> Iterator[SamplingEngine]:
-    engine = SamplingEngine(folder, policy_version, EngineOptions(**(OPTIONS | changes)))
-    try:
-        yield engine
-    finally:
-        engine.shutdown()
+from scalerl.inference.engine import SamplingEngine
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +21,7 @@ def policies(tmp_path_factory, write_policy) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def tied_engine(policies) -> Iterator[SamplingEngine]:
+def tied_engine(open_engine, policies) -> Iterator[SamplingEngine]:
     """An engine that serves one of the tied policies; a test must load the one it wants."""
     with open_engine(policies["tied"][0]) as engine:
         yield engine

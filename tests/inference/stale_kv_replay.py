@@ -1,5 +1,6 @@
 """The independent reference of the in-flight tests: Hugging Face forwards over the KV cache that earlier policies left."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def replay(models: Mapping[int, torch.nn.Module], completion: Completion, temper
     # the step that samples token t computes the position before it
     cuts = [0, *(num_prompt + start - 1 for start in starts), sequence.shape[1]]
     cache, logits = None, []
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         version = versions[max(0, begin - num_prompt + 1)]
         output = models[version](sequence[:, begin:end], past_key_values=cache, use_cache=True)
         cache = output.past_key_values

@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[subprocess.Popen]:
-    """`python ARGUMENTS` once a rank, with "{rank}" filled in and the rendezvous in the environment; output goes to `log`.<rank>."""
+    """`python ARGUMENTS` once a rank, "{rank}" filled in, the rendezvous in the environment; output goes to `log`.<rank>."""
     port = str(free_port())
     processes = []
     for rank in range(world_size):

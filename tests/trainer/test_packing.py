@@ -1,4 +1,4 @@
-"""Packing: nothing lost, nothing twice, within the budget, the same number of micro-batches on every rank; a packed forward pass."""
+"""Packing: nothing lost, nothing twice, within the budget, equally many micro-batches a rank; a packed forward pass."""
 
 import numpy as np
 import pytest
@@ -80,9 +80,7 @@ def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size
 @given(num_sequences=st.integers(1, 40), world_size=st.integers(1, 5))
 def test_ranks_are_balanced_to_one_row(num_sequences, world_size):
     sequences = [sequence(11)] * num_sequences
-    ranks = [
-        pack(sequences, budget_tokens=30, one_row=False, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    ranks = [pack(sequences, budget_tokens=30, one_row=False, rank=rank, world_size=world_size) for rank in range(world_size)]
     for batches in zip(*ranks, strict=True):
         num_rows = [len(batch.input_ids) if batch.weights.any() else 0 for batch in batches]
         assert max(num_rows) - min(num_rows) <= 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_generator import SPOILERS, VOCABULARY, FakeGenerator
+from fake_generator import SPOILERS, VOCABULARY, FakeGenerator, make_group
 from processes import output, start_ranks, wait
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
@@ -48,13 +48,13 @@ class Run:
 
     inputs: Path
     paths: RunPaths
+    model: str
 
     @classmethod
     def create(cls, inputs: Path, root: Path, *, model: str = "base") -> "Run":
-        run = cls(inputs, RunPaths(root))
+        run = cls(inputs, RunPaths(root), model)
         run.paths.create()
         write_json(run.paths.attempt, {"attempt": 1})
-        run.model = model
         run.configure()
         return run
 
@@ -83,9 +83,11 @@ class Run:
         config = build_config(values | changes)
         write_json(self.paths.config, {"config": config.model_dump(mode="json")})
 
-    def start(self, name: str = "log") -> tuple[list, Path]:
-        log = self.paths.logs / name
-        return start_ranks(["-c", TRAINER, str(self.paths.root), "{rank}"], 1, log), log
+    @property
+    def error(self) -> str:
+        """Of a run that run_worker.py ran."""
+        path = self.paths.logs / "error.txt"
+        return path.read_text() if path.exists() else ""
 
     def rows(self) -> list[dict]:
         return [json.loads(path.read_text()) for path in sorted(self.paths.inbox.glob("step-*.json"))]
@@ -113,43 +115,38 @@ def inputs(tmp_path_factory) -> Path:
 def runs(inputs, tmp_path_factory) -> dict[str, Run]:
     """straight: four steps, with refused shards on the way. resumed: the same in two processes, two steps each.
 
-    late: no generator ever. diverged: a model with a NaN. stale: attempt 2 takes over while the trainer waits.
+    late: no generator ever. diverged: a model with a NaN. stale: attempt 2 takes over while the trainer waits for rollouts.
     """
     root = tmp_path_factory.mktemp("runs")
     runs = {name: Run.create(inputs, root / name) for name in ("straight", "resumed", "late", "stale")}
     runs["diverged"] = Run.create(inputs, root / "diverged", model="broken")
+    runs["late"].configure(**{"trainer.wait_for_rollouts_s": 0.5})
+    runs["resumed"].configure(**{"budget.max_steps": 2})
     spoil = dict(enumerate(["torn", *SPOILERS]))
     generators = [FakeGenerator(runs["straight"].paths, COMPLETIONS, spoil)]
     generators += [FakeGenerator(runs[name].paths, COMPLETIONS) for name in ("resumed", "diverged")]
+    generators += [TakesOver(runs["stale"].paths, COMPLETIONS)]
     for generator in generators:
         generator.start()
-    runs["resumed"].configure(**{"budget.max_steps": 2})
-    first = [runs[name].start() for name in ("straight", "resumed")]
-    assert [wait(processes) for processes, _ in first] == [[0], [0]], "".join(output(log) for _, log in first)
+
+    in_turn = [str(runs[name].paths.root) for name in ("straight", "late", "diverged", "stale")]
+    worker = start_ranks([__file__.replace("test_training_run.py", "run_worker.py"), *in_turn], 1, root / "log")
+    resumed = ["-c", TRAINER, str(runs["resumed"].paths.root), "{rank}"]
+    assert wait(start_ranks(resumed, 1, root / "resumed-log")) == [0], output(root / "resumed-log")
     runs["resumed"].configure()
-    runs["late"].configure(**{"trainer.wait_for_rollouts_s": 0.5})
-    second = {name: runs[name].start("again") for name in ("resumed", "late")}
-    codes = {name: wait(processes) for name, (processes, _) in second.items()}
-    assert codes == {"resumed": [0], "late": [1]}, output(second["resumed"][1])
-    third = {name: runs[name].start() for name in ("stale", "diverged")}
-    wait_for_policy(runs["stale"], third["stale"][0][0])
-    write_json(runs["stale"].paths.attempt, {"attempt": 2})
-    late_generator = FakeGenerator(runs["stale"].paths, COMPLETIONS)
-    late_generator.start()
-    codes = {name: wait(processes) for name, (processes, _) in third.items()}
-    assert codes == {"stale": [1], "diverged": [1]}
-    for generator in [*generators, late_generator]:
+    assert wait(start_ranks(resumed, 1, root / "resumed-log")) == [0], output(root / "resumed-log")
+    assert wait(worker) == [0], output(root / "log")
+    for generator in generators:
         generator.stop()
     return runs
 
 
-def wait_for_policy(run, process) -> None:
-    while read_manifest(run.paths) is None or not pending_evaluations(run.paths):
-        assert process.poll() is None
-        try:
-            process.wait(timeout=0.05)
-        except Exception:
-            continue
+class TakesOver(FakeGenerator):
+    """Another attempt claims the folder just before the first rollouts arrive."""
+
+    def _publish(self, rollouts) -> None:
+        write_json(self._paths.attempt, {"attempt": 2})
+        super()._publish(rollouts)
 
 
 def test_rows_of_the_straight_run(runs):
@@ -172,8 +169,6 @@ def test_rows_of_the_straight_run(runs):
 def test_tokens_and_flops_of_the_first_step(runs):
     row = runs["straight"].rows()[0]
     trained = generated = 0
-    from fake_generator import make_group
-
     for group in range(4):
         num_tokens = sum(len(rollout.completion_token_ids) for rollout in make_group(group, "", 0, COMPLETIONS))
         generated += num_tokens
@@ -222,7 +217,8 @@ def test_a_resumed_run_has_the_same_weights(runs):
     straight, resumed = runs["straight"], runs["resumed"]
     assert read_manifest(resumed.paths).sha256 == read_manifest(straight.paths).sha256
     assert read_manifest(resumed.paths).admitted == read_manifest(straight.paths).admitted
-    assert "continuing from the checkpoint of step 2" in output(resumed.paths.logs / "again")
+    assert "continuing from the checkpoint of step 2" in output(resumed.paths.root.parent / "resumed-log")
+    assert straight.error == ""
     for one, other in zip(straight.rows(), resumed.rows(), strict=True):
         same = ("loss", "grad_norm", "entropy", "log_ratio_mean", "tokens", "flops", "groups_dropped", "completion_tokens_mean")
         assert [one[key] for key in same] == [other[key] for key in same]
@@ -234,15 +230,15 @@ def test_only_the_newest_checkpoints_stay(runs):
 
 
 def test_missing_rollouts_end_the_trainer_with_the_generators_that_owe_them(runs):
-    text = output(runs["late"].paths.logs / "again")
-    assert "TimeoutError" in text
-    assert "groups [0, 1, 2, 3] of step 0" in text
-    assert "owed by generators [0, 1, 2]" in text
+    error = runs["late"].error
+    assert "TimeoutError" in error
+    assert "groups [0, 1, 2, 3] of step 0" in error
+    assert "owed by generators [0, 1, 2]" in error
 
 
 def test_a_stale_attempt_publishes_nothing(runs):
     stale = runs["stale"]
-    assert "StaleAttempt: attempt 2 owns" in output(stale.paths.logs / "log")
+    assert "StaleAttempt: attempt 2 owns" in stale.error
     assert read_manifest(stale.paths).policy_version == 0
     assert stale.rows() == []
     assert list(stale.paths.checkpoints.iterdir()) == []
@@ -253,4 +249,4 @@ def test_three_steps_that_are_not_finite_end_the_trainer(runs):
     rows = runs["diverged"].rows()
     assert [row["step_applied"] for row in rows] == [False] * 3
     assert [(row["loss"], row["entropy"]) for row in rows] == [(None, None)] * 3
-    assert "FloatingPointError: loss or gradient was not finite in 3 steps in a row" in output(runs["diverged"].paths.logs / "log")
+    assert "FloatingPointError: loss or gradient was not finite in 3 steps in a row" in runs["diverged"].error

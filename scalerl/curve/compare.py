@@ -1,0 +1,181 @@
+"""Which recipe is better? The paper's rules, with probabilities.
+
+Ceilings are compared first. Recipes whose A lie within the margin of one another are refitted with a common A
+and compared by B (arXiv 2510.13786, section 3 and figure 8). Seeds of a recipe are pooled, and their spread gives
+the margin.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scalerl.curve.estimators import delta_draws
+from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.sigmoid import FloatArray
+from scalerl.curve.window import Window
+
+PAPER_MARGIN = 0.02
+SEED_SD = 0.0075
+"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
+NUM_QUANTILES = 199
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One recipe: the windows of its seeds, and what is known of A in each."""
+
+    name: str
+    windows: list[Window]
+    a_quantiles: list[FloatArray]
+    """Evenly spaced quantiles [NUM_QUANTILES] of A, one array a seed."""
+    identified: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One row of the ranking."""
+
+    rank: int
+    recipe: str
+    num_seeds: int
+    identified: bool
+    a: float
+    a_lo90: float
+    a_hi90: float
+    tier: int
+    """Recipes whose ceilings lie within the margin share a tier; inside it B decides."""
+    common_a: float
+    b: float
+    """B at the tier's common A."""
+    b_lo90: float
+    b_hi90: float
+    above_next: float | None
+    """Probability that this recipe is better than the next: by A between tiers, by B inside one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """P(the ceiling of `recipe` is above `other`'s)."""
+
+    recipe: str
+    other: str
+    ceiling_above: float
+
+
+def quantiles(draws: FloatArray) -> FloatArray:
+    """Evenly spaced quantiles [NUM_QUANTILES] that stand for the draws."""
+    return np.asarray(np.quantile(draws, (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES))
+
+
+def probability_above(one: FloatArray, other: FloatArray) -> float:
+    """P(x > y) for independent x, y given by equally likely values; ties count half."""
+    ordered = np.sort(other)
+    below = np.searchsorted(ordered, one, side="left") + np.searchsorted(ordered, one, side="right")
+    return float(below.mean() / (2 * len(ordered)))
+
+
+def seed_sd(recipes: list[Recipe]) -> float:
+    """Pooled between-seed sd of A; the paper's where no recipe has two seeds."""
+    groups = [np.array([np.median(q) for q in recipe.a_quantiles]) for recipe in recipes]
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom == 0:
+        return SEED_SD
+    return float(np.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom))
+
+
+def margin(recipes: list[Recipe]) -> float:
+    """Differences in A up to this are not told apart: two between-seed sd, or the paper's .02 without seeds."""
+    return 2 * seed_sd(recipes) if any(len(recipe.windows) > 1 for recipe in recipes) else PAPER_MARGIN
+
+
+def ceiling(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
+    """Equally likely values of a recipe's ceiling: the mean of its seeds, each off by the between-seed sd."""
+    rng = np.random.default_rng(0)
+    seeds = np.stack([rng.permutation(np.repeat(q, 20)) for q in recipe.a_quantiles])
+    noise = between_seeds_sd / np.sqrt(len(seeds)) * rng.standard_normal(seeds.shape[1])
+    return np.asarray(seeds.mean(axis=0) + noise)
+
+
+def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
+    """Equally likely values of log B with A fixed: the mean over the recipe's seeds."""
+    log_b = []
+    for window in recipe.windows:
+        curve = fit_least_squares(window.compute, window.pass_rate, window.r0, (common_a, common_a))
+        log_b.append(np.log(delta_draws(curve, window, fixed_a=True).b))
+    return np.asarray(np.mean(log_b, axis=0))
+
+
+def rank(recipes: list[Recipe]) -> list[Ranked]:
+    """Best first: by tier of A, then by B at the tier's common A."""
+    between = seed_sd(recipes)
+    ceilings = {recipe.name: ceiling(recipe, between) for recipe in recipes}
+    rows: list[Ranked] = []
+    for number, tier in enumerate(_tiers(recipes, ceilings, margin(recipes)), 1):
+        common_a = float(np.mean([np.median(ceilings[recipe.name]) for recipe in tier]))
+        # Seeds differ in B as well; independent noise of each fit is what is known here.
+        log_b = {recipe.name: efficiency(recipe, common_a) for recipe in tier}
+        for recipe in sorted(tier, key=lambda r: -np.median(log_b[r.name])):
+            rows.append(_row(len(rows) + 1, recipe, ceilings[recipe.name], number, common_a, log_b[recipe.name]))
+            if len(rows) > 1:
+                rows[-2] = _with_next(rows[-2], rows[-1], ceilings, log_b)
+    return rows
+
+
+def _tiers(recipes: list[Recipe], ceilings: dict[str, FloatArray], allowed: float) -> list[list[Recipe]]:
+    """From the highest ceiling down, everything within the margin of a tier's first member belongs to it."""
+    tiers: list[list[Recipe]] = []
+    for recipe in sorted(recipes, key=lambda r: -np.median(ceilings[r.name])):
+        if tiers and np.median(ceilings[tiers[-1][0].name]) - np.median(ceilings[recipe.name]) <= allowed:
+            tiers[-1].append(recipe)
+        else:
+            tiers.append([recipe])
+    return tiers
+
+
+def _row(number: int, recipe: Recipe, a: FloatArray, tier: int, common_a: float, log_b: FloatArray) -> Ranked:
+    a_lo90, a_middle, a_hi90 = (float(q) for q in np.quantile(a, (0.05, 0.5, 0.95)))
+    b_lo90, b_middle, b_hi90 = (float(q) for q in np.exp(np.quantile(log_b, (0.05, 0.5, 0.95))))
+    return Ranked(
+        rank=number,
+        recipe=recipe.name,
+        num_seeds=len(recipe.windows),
+        identified=recipe.identified,
+        a=a_middle,
+        a_lo90=a_lo90,
+        a_hi90=a_hi90,
+        tier=tier,
+        common_a=common_a,
+        b=b_middle,
+        b_lo90=b_lo90,
+        b_hi90=b_hi90,
+        above_next=None,
+    )
+
+
+def _with_next(row: Ranked, after: Ranked, ceilings: dict[str, FloatArray], log_b: dict[str, FloatArray]) -> Ranked:
+    if row.tier != after.tier:
+        return replace(row, above_next=probability_above(ceilings[row.recipe], ceilings[after.recipe]))
+    # The draws of two fits share their random numbers: pair them up independently.
+    return replace(row, above_next=probability_above(log_b[row.recipe], log_b[after.recipe]))
+
+
+def pairs(recipes: list[Recipe]) -> list[Pair]:
+    """The probability for every ordered pair of recipes."""
+    between = seed_sd(recipes)
+    ceilings = {recipe.name: ceiling(recipe, between) for recipe in recipes}
+    return [
+        Pair(recipe=one, other=other, ceiling_above=probability_above(ceilings[one], ceilings[other]))
+        for one in ceilings
+        for other in ceilings
+        if one != other
+    ]
+
+
+def linearised_slope(window: Window, a: float) -> float:
+    """B from the leave-one-out form: F(R) = (A - R0) / (R - R0) - 1, log(C_mid^B / F) = B log C, by least squares.
+
+    Points at or above the ceiling `a`, or at or below R0, have no F and are left out.
+    """
+    inside = (window.pass_rate < a) & (window.pass_rate > window.r0)
+    f = (a - window.r0) / (window.pass_rate[inside] - window.r0) - 1
+    return float(-np.polyfit(window.log_compute[inside], np.log(f), 1)[0])

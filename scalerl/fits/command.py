@@ -1,0 +1,72 @@
+"""The command line of tools/fit_all.py."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scalerl.curve.estimators import ESTIMATORS
+from scalerl.fits.batch import Outcome, fit_all
+from scalerl.fits.inputs import AXES
+from scalerl.fits.records import Options
+from scalerl.fits.tables import fit_rows, format_table
+
+COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse", "points", "identified")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `main`."""
+    parser.add_argument("input", type=Path, help="sweep folder, run folder, .csv or .parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables, figures and report")
+    parser.add_argument("--estimator", choices=list(ESTIMATORS), default="default")
+    parser.add_argument("--axis", choices=list(AXES), default="gpu_hours", help="what compute is counted in")
+    parser.add_argument("--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at")
+    parser.add_argument("--min-compute", type=float, help="drop earlier points (paper: 1500 GPU-hours)")
+    parser.add_argument("--max-compute", type=float, help="do not fit later points")
+
+
+def _targets(text: str) -> tuple[float, ...]:
+    targets = tuple(float(part) for part in text.split(","))
+    if not all(0 < target < float("inf") for target in targets):
+        raise ValueError(text)
+    return targets
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fit everything; returns the exit code: 0, 1 if a run could not be read, 2 if nothing could."""
+    parser = argparse.ArgumentParser(description="Fit, predict and rank the curves of a sweep")
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """The command, arguments parsed."""
+    options = Options(
+        axis=parsed.axis,
+        estimator=parsed.estimator,
+        min_compute=parsed.min_compute,
+        max_compute=parsed.max_compute,
+        predict=parsed.predict,
+    )
+    try:
+        outcome = fit_all(parsed.input, parsed.out, options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _tell(outcome, parsed.out)
+    return 1 if outcome.unreadable else 0
+
+
+def _tell(outcome: Outcome, out: Path) -> None:
+    if outcome.records:
+        print(format_table(fit_rows(outcome.records), COLUMNS))
+    for record in outcome.records:
+        if not record.identified:
+            print(f"{record.key}: not yet identified: {record.reason}; run to about {record.needed_compute:.4g}")
+    for row in outcome.scored:
+        if row.hit is not None:
+            verdict = "inside" if row.hit else "outside"
+            print(f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}")
+    print(f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}")
+    for unreadable in outcome.unreadable:
+        print(f"error: {unreadable.run}: {unreadable.reason}", file=sys.stderr)

@@ -1,0 +1,222 @@
+"""Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot be read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalerl.curve.prior import DEFAULT_SAMPLES
+from scalerl.curve.sigmoid import FloatArray
+from scalerl.curve.window import MIN_POINTS, Window
+from scalerl.metrics import read_rows
+
+AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
+"""Compute axes and the columns that hold them."""
+SPLITS = ("fit", "extrapolation")
+Where = Callable[[int], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPoints:
+    """One run's evaluations after the first; arrays [points], compute ascending."""
+
+    figure: str
+    """Axis of a sweep or figure of a paper that the run belongs to; empty for none."""
+    run: str
+    seed: str
+    compute: FloatArray
+    pass_rate: FloatArray
+    fitted: FloatArray
+    """False for points that are predicted and scored, never fitted."""
+    num_samples: FloatArray
+    r0: float
+    folder: Path | None
+    """The run folder, where there is one."""
+
+    @property
+    def key(self) -> str:
+        """Unique within one input."""
+        return "/".join(part for part in (self.figure, self.run) if part) + (f"#{self.seed}" if self.seed else "")
+
+    def window(self) -> Window:
+        """The points to fit.
+
+        Raises:
+            ValueError: they are too few, not ascending, or not pass rates.
+        """
+        return Window(
+            compute=self.compute[self.fitted],
+            pass_rate=self.pass_rate[self.fitted],
+            r0=self.r0,
+            num_samples=self.num_samples[self.fitted],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A run that cannot be fitted, and why."""
+
+    run: str
+    reason: str
+
+
+def read_input(path: Path, axis: str = "gpu_hours") -> tuple[list[RunPoints], list[Unreadable]]:
+    """All curves of a sweep folder, a run folder, a CSV or a Parquet file.
+
+    Raises:
+        ValueError: nothing can be read at all: no such axis, no file, no rows, no column.
+    """
+    if axis not in AXES:
+        raise ValueError(f"no compute axis {axis!r}; valid: {', '.join(AXES)}")
+    if path.is_dir():
+        return _read_folders(path, axis)
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path} is neither a folder of runs nor a .csv or .parquet file")
+    return _read_table(path, axis)
+
+
+def _read_folders(root: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
+    folders = sorted(file.parent for file in root.rglob("metrics.jsonl"))
+    if not folders:
+        raise ValueError(f"no metrics.jsonl below {root}: give a run folder or a folder of runs")
+    names = [root.name if folder == root else folder.relative_to(root).as_posix() for folder in folders]
+    return _collect(names, lambda i: read_folder(folders[i], axis, names[i]))
+
+
+def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[RunPoints], list[Unreadable]]:
+    runs, unreadable = [], []
+    for i, name in enumerate(names):
+        try:
+            run = read(i)
+            run.window()
+            runs.append(run)
+        except ValueError as error:
+            unreadable.append(Unreadable(run=name, reason=str(error)))
+    return runs, unreadable
+
+
+def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) -> RunPoints:
+    """The eval rows of one run folder; the first, taken before any update, is R0.
+
+    Raises:
+        ValueError: a row lacks a value, or the evaluations do not make a curve.
+    """
+    name = folder.name if name is None else name
+    figure, _, run = name.rpartition("/")
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "eval"]
+    if len(rows) <= MIN_POINTS:
+        raise ValueError(
+            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer"
+        )
+    table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
+    if table.step[0] != 0:
+        raise ValueError(f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0")
+    r0 = float(table.pass_rate[0])
+    return _points(table.iloc[1:], _column(table, axis), figure, run, "", r0, folder, lambda index: f"{folder}: evaluation {index}")
+
+
+def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    try:
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty; it needs the columns run, {AXES[axis][0]}, pass_rate") from None
+    column = _column(table, axis)
+    missing = [name for name in ("run", "pass_rate") if name not in table]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    if table.empty:
+        raise ValueError(f"{path} has a header but no rows")
+    for name in ("figure", "seed"):
+        table[name] = table[name].map(_label) if name in table else ""
+    table["run"] = table["run"].map(_label)
+    word, first = ("line", 2) if path.suffix == ".csv" else ("row", 0)
+
+    def where(index: int) -> str:
+        return f"{path}: {word} {index + first}"
+
+    groups = list(table.groupby(["figure", "run", "seed"], sort=False))
+    names = ["/".join(part for part in map(str, key) if part) for key, _ in groups]
+    return _collect(names, lambda i: _table_run(groups[i][1], column, where))
+
+
+def _label(value: Any) -> str:
+    """A name as text: 3.0 and 3 are the same seed, a missing one is none."""
+    if pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _column(table: pd.DataFrame, axis: str) -> str:
+    for name in AXES[axis]:
+        if name in table:
+            return name
+    raise ValueError(f"no column {AXES[axis][0]} for the axis {axis}; there are {', '.join(map(str, table.columns))}")
+
+
+def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:
+    figure, run, seed = (str(rows[name].iloc[0]) for name in ("figure", "run", "seed"))
+    if not run:
+        raise ValueError(f"{where(rows.index[0])} names no run")
+    if "r0" in rows:
+        if rows.r0.nunique(dropna=False) > 1:
+            raise ValueError(f"{where(rows.index[0])}: {rows.r0.nunique()} values of r0; two runs of one name?")
+        r0 = float(rows.r0.iloc[0])
+        rows = rows[rows[column] != 0]
+    else:  # the run's own first evaluation is its R0
+        r0 = float(rows.pass_rate.iloc[0])
+        rows = rows.iloc[1:]
+    return _points(rows, column, figure, run, seed, r0, None, where)
+
+
+def _points(
+    rows: pd.DataFrame, column: str, figure: str, run: str, seed: str, r0: float, folder: Path | None, where: Where
+) -> RunPoints:
+    """Check the rows of one run and turn them into arrays; `where` names a row by its index."""
+    for name in (column, "pass_rate"):
+        values = pd.to_numeric(rows[name], errors="coerce")
+        for index in rows.index[~np.isfinite(values)]:
+            raise ValueError(f"{where(index)}: {name} is {rows[name][index]!r}, not a finite number")
+    for index in rows.index[(rows.pass_rate < 0) | (rows.pass_rate > 1)]:
+        raise ValueError(f"{where(index)}: pass_rate {rows.pass_rate[index]} is outside [0, 1]; is it a percentage?")
+    if not 0 <= r0 < 1:
+        raise ValueError(f"{where(rows.index[0])}: R0 = {r0}; it must lie in [0, 1)")
+    _check_ascending(rows[column], where, run)
+    split = rows.split if "split" in rows else pd.Series("fit", index=rows.index)
+    for index in rows.index[~split.isin(SPLITS)]:
+        raise ValueError(f"{where(index)}: split {split[index]!r}; valid: {', '.join(SPLITS)}")
+    return RunPoints(
+        figure=figure,
+        run=run,
+        seed=seed,
+        compute=rows[column].to_numpy(dtype=float),
+        pass_rate=rows.pass_rate.to_numpy(dtype=float),
+        fitted=(split == "fit").to_numpy(),
+        num_samples=_num_samples(rows),
+        r0=r0,
+        folder=folder,
+    )
+
+
+def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
+    values = compute.to_numpy(dtype=float)
+    if len(values) and values[0] <= 0:
+        raise ValueError(f"{where(compute.index[0])}: {compute.name} {values[0]:g} after R0; it must be above 0")
+    for before, value, index in zip(values[:-1], values[1:], compute.index[1:], strict=True):
+        if value == before:
+            raise ValueError(f"{where(index)}: a second point at {compute.name} {value:g}; drop one of the duplicates")
+        if value < before:
+            raise ValueError(
+                f"{where(index)}: {compute.name} falls from {before:g} to {value:g}; "
+                f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
+            )
+
+
+def _num_samples(rows: pd.DataFrame) -> FloatArray:
+    if "num_prompts" in rows and "samples_per_prompt" in rows:
+        return np.asarray(rows.num_prompts * rows.samples_per_prompt, dtype=float)
+    return np.full(len(rows), float(DEFAULT_SAMPLES))

@@ -1,0 +1,163 @@
+"""One run's fit as a record: plain values that go to fits.json, from which tables, figures and report are made."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from scalerl.curve.compare import quantiles
+from scalerl.curve.estimators import CurveFit, fit_curve
+from scalerl.curve.paper import MIN_GPU_HOURS
+from scalerl.curve.window import Window
+from scalerl.curve.windows import cut, stability
+from scalerl.fits.inputs import RunPoints
+
+FORMAT = 1
+"""Part of every signature: raise it when a fit's meaning changes, and everything is fitted anew."""
+BAND_POINTS = 120
+BAND_REACH = 6.0
+"""Curves are drawn to this multiple of the last point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to fit and how."""
+
+    axis: str = "gpu_hours"
+    estimator: str = "default"
+    min_compute: float | None = None
+    """Points before this are not fitted (None: the estimator's own rule)."""
+    max_compute: float | None = None
+    predict: tuple[float, ...] = ()
+    """Compute at which to predict every run."""
+
+    @property
+    def start(self) -> float:
+        """Where windows begin: the paper's procedure drops the first epoch (1,500 GPU-hours)."""
+        if self.min_compute is not None:
+            return self.min_compute
+        return MIN_GPU_HOURS if self.estimator == "paper" and self.axis == "gpu_hours" else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A fitted run; every value is JSON."""
+
+    signature: str
+    figure: str
+    run: str
+    seed: str
+    key: str
+    axis: str
+    estimator: str
+    measured_r0: float
+    curve: dict[str, float]
+    """r0, a, b, c_mid: posterior medians, or the fit of `paper` and `least_squares`."""
+    bounds: dict[str, tuple[float, float]]
+    """90 % intervals of the same."""
+    correlation_ab: float
+    rmse: float
+    num_points: int
+    window: tuple[float, float]
+    identified: bool
+    reason: str
+    needed_compute: float | None
+    a_quantiles: list[float]
+    alternatives: list[dict[str, Any]]
+    windows: list[dict[str, Any]]
+    points: dict[str, list[Any]]
+    """compute, pass_rate, fitted, num_samples."""
+    band: dict[str, list[float]]
+    """The curve to draw: compute, predicted, lo90, hi90."""
+    predictions: list[dict[str, float | None]]
+    """compute, observed (None for a target), predicted, lo90, hi90."""
+
+
+def signature(points: RunPoints, options: Options) -> str:
+    """Identifies a fit: the same points and options give the same record."""
+    arrays = [values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)]
+    content = [FORMAT, points.key, points.r0, arrays, asdict(options)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def window_of(points: RunPoints, options: Options) -> Window:
+    """What is fitted of a run: its fit points between the cut-offs.
+
+    Raises:
+        ValueError: too few points are left.
+    """
+    return cut(points.window(), options.start, options.max_compute or float("inf"))
+
+
+def fit_record(points: RunPoints, options: Options) -> RunRecord:
+    """Fit one run.
+
+    Raises:
+        ValueError: the cut-offs leave too few points.
+    """
+    window = window_of(points, options)
+    fit = fit_curve(window, options.estimator)
+    names = ("r0", "a", "b", "c_mid")
+    return RunRecord(
+        signature=signature(points, options),
+        figure=points.figure,
+        run=points.run,
+        seed=points.seed,
+        key=points.key,
+        axis=options.axis,
+        estimator=options.estimator,
+        measured_r0=points.r0,
+        curve={name: float(getattr(fit.curve, name)) for name in names},
+        bounds={name: fit.parameters.interval(name) for name in names},
+        correlation_ab=fit.parameters.correlation_ab,
+        rmse=fit.rmse,
+        num_points=len(window.compute),
+        window=(float(window.compute[0]), float(window.compute[-1])),
+        identified=fit.verdict.identified,
+        reason=fit.verdict.reason,
+        needed_compute=fit.verdict.needed_compute,
+        a_quantiles=quantiles(fit.parameters.a).tolist(),
+        alternatives=[asdict(alternative) for alternative in fit.alternatives],
+        windows=[asdict(window_fit) for window_fit in stability(window)],
+        points={
+            "compute": points.compute.tolist(),
+            "pass_rate": points.pass_rate.tolist(),
+            "fitted": _in_window(points, window).tolist(),
+            "num_samples": points.num_samples.tolist(),
+        },
+        band=_band(fit, points, window),
+        predictions=_predictions(fit, points, options),
+    )
+
+
+def _in_window(points: RunPoints, window: Window) -> np.ndarray:
+    return points.fitted & (points.compute >= window.compute[0]) & (points.compute <= window.compute[-1])
+
+
+def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[float]]:
+    last = max(points.compute[-1], BAND_REACH * window.compute[-1])
+    compute = np.geomspace(min(points.compute[0], window.compute[0]) / 1.5, last, BAND_POINTS)
+    prediction = fit.predict(compute)
+    return {
+        "compute": compute.tolist(),
+        "curve": fit.curve(compute).tolist(),
+        "predicted": prediction.predicted.tolist(),
+        "lo90": prediction.lo90.tolist(),
+        "hi90": prediction.hi90.tolist(),
+    }
+
+
+def _predictions(fit: CurveFit, points: RunPoints, options: Options) -> list[dict[str, float | None]]:
+    """The points marked as extrapolation, then the targets asked for."""
+    observed: list[float | None] = [*points.pass_rate[~points.fitted].tolist(), *[None] * len(options.predict)]
+    compute = np.array([*points.compute[~points.fitted], *options.predict], dtype=float)
+    if not len(compute):
+        return []
+    prediction = fit.predict(compute)
+    columns = (compute.tolist(), observed, prediction.predicted, prediction.lo90, prediction.hi90)
+    return [
+        {"compute": c, "observed": o, "predicted": float(p), "lo90": float(low), "hi90": float(high)}
+        for c, o, p, low, high in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,99 @@
+"""report.html: one self-contained page for a sweep; opens from a file, needs no network."""
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scalerl import files
+from scalerl.curve.compare import Pair, Ranked
+from scalerl.fits.figures import COLOURS, LABELS
+from scalerl.fits.inputs import Unreadable
+from scalerl.fits.page import PAGE
+from scalerl.fits.predictions import Scored
+from scalerl.fits.records import RunRecord
+from scalerl.fits.tables import fit_rows
+
+CURVE_DIGITS = 5
+
+
+def write_report(
+    path: Path,
+    title: str,
+    records: list[RunRecord],
+    ranked: dict[str, list[Ranked]],
+    paired: dict[str, list[Pair]],
+    scored: list[Scored],
+    unreadable: list[Unreadable],
+) -> None:
+    """Write the page."""
+    sections = [
+        _section("Not fitted", [asdict(row) for row in unreadable]),
+        *(_section(f"Ranking: {figure or 'all runs'}", [asdict(r) for r in rows]) for figure, rows in ranked.items()),
+        *(_matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows) for figure, rows in paired.items()),
+        _section("Predictions scored", [asdict(row) for row in scored]),
+        _section("Other curves (BIC, lower is better)", _families(records)),
+        _section("Stability under the window (least squares)", _windows(records)),
+    ]
+    data = {
+        "runs": [_curve(record) for record in records],
+        "rows": fit_rows(records),
+        "axis": LABELS[records[0].axis] if records else "",
+        "colours": COLOURS,
+    }
+    embedded = json.dumps(data, allow_nan=False).replace("</", "<\\/")
+    page = PAGE.replace("{{title}}", html.escape(title)).replace("{{sections}}", "\n".join(sections))
+    files.write_text(path, page.replace("{{data}}", embedded))
+
+
+def _curve(record: RunRecord) -> dict[str, Any]:
+    return {
+        "key": record.key,
+        "window": record.window,
+        "points": {name: record.points[name] for name in ("compute", "pass_rate", "fitted")},
+        "band": {name: [_short(value) for value in values] for name, values in record.band.items()},
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{CURVE_DIGITS}g}")
+
+
+def _families(records: list[RunRecord]) -> list[dict[str, Any]]:
+    rows = []
+    for record in records:
+        bic = {entry["family"]: entry["bic"] for entry in record.alternatives}
+        rows.append({"run": record.key} | {name: bic[name] - bic["sigmoid"] for name in sorted(bic)})
+    return rows
+
+
+def _windows(records: list[RunRecord]) -> list[dict[str, Any]]:
+    return [{"run": record.key} | entry for record in records for entry in record.windows]
+
+
+def _section(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    body = "\n".join("<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>" for row in rows)
+    return (
+        f"<details{' open' if len(rows) <= 30 else ''}><summary>{html.escape(title)}</summary>"
+        f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details>'
+    )
+
+
+def _matrix(title: str, rows: list[Pair]) -> str:
+    names = list(dict.fromkeys(row.recipe for row in rows))
+    above = {(row.recipe, row.other): row.ceiling_above for row in rows}
+    table = [{"": one} | {other: above.get((one, other), "") for other in names} for one in names]
+    return _section(title, table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "<td></td>"
+    if isinstance(value, float):
+        return f'<td class="number" data-value="{value!r}">{value:.4g}</td>'
+    return f"<td>{html.escape(str(value))}</td>"

@@ -1,0 +1,139 @@
+"""The tables of a sweep: fits.csv, predictions.csv, alternatives.csv, windows.csv, ranking.csv, pairs.csv, scores.csv."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalerl import files
+from scalerl.curve.compare import Pair, Ranked, Recipe, pairs, rank
+from scalerl.curve.window import Window
+from scalerl.fits.predictions import Scored
+from scalerl.fits.records import RunRecord
+
+PARAMETERS = {"R0": "r0", "A": "a", "B": "b", "C_mid": "c_mid"}
+
+
+def fit_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
+    """One row a run. Where `default` has not identified the ceiling, A, B and C_mid are empty and only bounds stand."""
+    return [_fit_row(record) for record in records]
+
+
+def _fit_row(record: RunRecord) -> dict[str, Any]:
+    known = record.identified or record.estimator != "default"
+    row: dict[str, Any] = {"figure": record.figure, "run": record.run, "seed": record.seed}
+    for title, name in PARAMETERS.items():
+        row[title] = record.curve[name] if known or name == "r0" else None
+        row[f"{title}_lo90"], row[f"{title}_hi90"] = record.bounds[name]
+    best = record.alternatives[0]["family"]
+    return row | {
+        "correlation_A_B": record.correlation_ab,
+        "rmse": record.rmse,
+        "points": record.num_points,
+        "window_start": record.window[0],
+        "window_end": record.window[1],
+        "axis": record.axis,
+        "estimator": record.estimator,
+        "identified": record.identified,
+        "reason": record.reason,
+        "needed_compute": record.needed_compute,
+        "best_by_bic": best,
+    }
+
+
+def prediction_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
+    """One row a predicted evaluation; `observed` is empty for targets given by --predict."""
+    return [
+        {"figure": r.figure, "run": r.run, "seed": r.seed, r.axis: p["compute"]}
+        | {name: p[name] for name in ("observed", "predicted", "lo90", "hi90")}
+        for r in records
+        for p in r.predictions
+    ]
+
+
+def nested_rows(records: list[RunRecord], name: str) -> list[dict[str, Any]]:
+    """One row for each entry of a record's `alternatives` or `windows`."""
+    return [{"figure": r.figure, "run": r.run, "seed": r.seed} | entry for r in records for entry in getattr(r, name)]
+
+
+def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str, list[Pair]]]:
+    """Ranking and pairwise probabilities within each figure that has two recipes or more."""
+    ranked, paired = {}, {}
+    for figure in dict.fromkeys(record.figure for record in records):
+        recipes = _recipes([record for record in records if record.figure == figure])
+        if len(recipes) > 1:
+            ranked[figure], paired[figure] = rank(recipes), pairs(recipes)
+    return ranked, paired
+
+
+def _recipes(records: list[RunRecord]) -> list[Recipe]:
+    names = list(dict.fromkeys(record.run for record in records))
+    groups = {name: [record for record in records if record.run == name] for name in names}
+    return [
+        Recipe(
+            name=name,
+            windows=[fitted_window(record) for record in group],
+            a_quantiles=[np.array(record.a_quantiles) for record in group],
+            identified=all(record.identified for record in group),
+        )
+        for name, group in groups.items()
+    ]
+
+
+def fitted_window(record: RunRecord) -> Window:
+    """The window that a record was fitted to."""
+    fitted = np.array(record.points["fitted"], dtype=bool)
+    columns = {name: np.array(record.points[name])[fitted] for name in ("compute", "pass_rate", "num_samples")}
+    return Window(r0=record.measured_r0, **columns)
+
+
+def write_tables(
+    out: Path,
+    records: list[RunRecord],
+    ranked: dict[str, list[Ranked]],
+    paired: dict[str, list[Pair]],
+    scored: list[Scored],
+) -> None:
+    """Write every table into `out`; tables without rows are left out, and removed if an earlier call wrote them."""
+    tables = {
+        "fits": fit_rows(records),
+        "predictions": prediction_rows(records),
+        "alternatives": nested_rows(records, "alternatives"),
+        "windows": nested_rows(records, "windows"),
+        "ranking": [{"figure": figure} | asdict(row) for figure, rows in ranked.items() for row in rows],
+        "pairs": [{"figure": figure} | asdict(row) for figure, rows in paired.items() for row in rows],
+        "scores": [asdict(row) for row in scored],
+    }
+    for name, rows in tables.items():
+        path = out / f"{name}.csv"
+        if rows:
+            files.write_atomic(path, lambda temporary, rows=rows: _write_csv(temporary, rows))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def format_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Aligned text for a terminal; numbers to four digits, nothing as a dash."""
+    cells = [list(columns)] + [[_text(row[name]) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

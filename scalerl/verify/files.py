@@ -1,0 +1,119 @@
+"""`scalerl verify --input FILE --output FILE`: grades rows of response and answer."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scalerl.files import write_atomic, write_text
+from scalerl.verify.answers import Verdict
+from scalerl.verify.pool import VerifierPool
+
+FORMATS = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """Result of grading one file."""
+
+    rows: int
+    reasons: dict[str, int]
+    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed."""
+    wall_s: float
+    """Time to grade all rows, without starting the processes, reading and writing."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows graded correct."""
+        return self.reasons.get("equal", 0) / self.rows
+
+    @property
+    def answers_per_s(self) -> float:
+        """Throughput of the grading."""
+        return self.rows / self.wall_s
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.reasons.items()))
+        return (
+            f"accuracy {self.accuracy:.4f} on {self.rows} answers ({reasons}); "
+            f"{self.answers_per_s:.0f} answers/s, {self.wall_s:.1f} s"
+        )
+
+
+def verify_file(source: Path, output: Path, think_end: str = "", num_workers: int = 1, timeout_s: float = 0.5) -> VerifyReport:
+    """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason (Verdict.reason).
+
+    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms); columns beyond these stay, older
+    ones called correct and reason are replaced.
+
+    Raises:
+        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, or a row without one of the two; the
+            message names file and row, and nothing has been written.
+    """
+    if source.suffix != output.suffix or source.suffix not in FORMATS:
+        raise ValueError(f"cannot grade {source} into {output}: both names must end in .jsonl, or both in .parquet")
+    if not source.is_file():
+        raise ValueError(f"there is no input file {source}")
+    rows = _read_rows(source)
+    if not rows:
+        raise ValueError(f"{source} holds no row; a row is {{response, answer}}")
+    references = [_reference(location, row) for location, row in rows]
+    with VerifierPool(num_workers=num_workers, timeout_s=timeout_s, think_end=think_end) as pool:
+        begin_s = time.monotonic()
+        futures = [pool.submit(row["response"], reference) for (_, row), reference in zip(rows, references, strict=True)]
+        verdicts = [future.result() for future in futures]
+        wall_s = time.monotonic() - begin_s
+    if source.suffix == ".parquet":
+        _write_graded_table(source, output, verdicts)
+    else:
+        _write_graded_lines(output, [row for _, row in rows], verdicts)
+    return VerifyReport(rows=len(rows), reasons=dict(Counter(verdict.reason for verdict in verdicts)), wall_s=wall_s)
+
+
+def _read_rows(source: Path) -> list[tuple[str, Any]]:
+    """The rows with their locations, "FILE:LINE" or, in Parquet, the number of the row."""
+    rows: list[tuple[str, Any]] = []
+    if source.suffix == ".parquet":
+        try:
+            records = pq.read_table(source).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{source} is not a readable Parquet file ({error})") from None
+        return [(f"{source}:{number}", record) for number, record in enumerate(records, start=1)]
+    with source.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows += [(f"{source}:{number}", json.loads(line))] if line.strip() else []
+            except ValueError as error:
+                raise ValueError(f"{source}:{number} is not valid JSON ({error})") from None
+    return rows
+
+
+def _reference(location: str, row: Any) -> str:
+    """The accepted forms of a row's answer, one per line."""
+    answer = row.get("answer") if isinstance(row, dict) else None
+    forms = answer if isinstance(answer, list) else [answer]
+    valid = all(isinstance(form, str | int | float) and str(form).strip() for form in forms)
+    if not forms or not valid or not isinstance(row.get("response"), str):
+        raise ValueError(
+            f"{location}: a row is {{response: text, answer: text, number or list of them}}, this one is {row!r:.200}"
+        )
+    return "\n".join(" ".join(str(form).split()) for form in forms)
+
+
+def _write_graded_table(source: Path, output: Path, verdicts: Sequence[Verdict]) -> None:
+    table = pq.read_table(source).replace_schema_metadata(None)  # pandas's own note of the types of replaced columns
+    table = table.drop_columns([name for name in ("correct", "reason") if name in table.column_names])
+    table = table.append_column("correct", pa.array([verdict.correct for verdict in verdicts]))
+    table = table.append_column("reason", pa.array([verdict.reason for verdict in verdicts]))
+    write_atomic(output, lambda temporary: pq.write_table(table, temporary))
+
+
+def _write_graded_lines(output: Path, rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]) -> None:
+    graded = [row | {"correct": verdict.correct, "reason": verdict.reason} for row, verdict in zip(rows, verdicts, strict=True)]
+    write_text(output, "".join(json.dumps(row) + "\n" for row in graded))

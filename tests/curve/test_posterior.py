@@ -1,0 +1,103 @@
+"""The default estimator against brute force, and its predictions against hand-worked spreads."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import multivariate_normal, norm
+
+from scalerl.curve.draws import Draws
+from scalerl.curve.posterior import fit_posterior, integrate_all
+from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.sigmoid import Sigmoid
+from scalerl.curve.window import Window
+
+COMPUTE = np.geomspace(1200.0, 9000.0, 9)
+TRUTH = Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0)
+
+
+def simulate(seed: int = 0, compute=COMPUTE) -> Window:
+    noise = np.random.default_rng(seed).normal(0, 0.0035, len(compute))
+    return Window(compute=compute, pass_rate=TRUTH(compute) + noise, r0=0.4)
+
+
+def test_closed_form_equals_brute_force_over_r0_and_a():
+    """Evidence and moments of (R0, A) in single cells, by quadrature of likelihood x prior."""
+    window, prior = simulate(), PUBLISHED
+    grid, noises, parts = integrate_all(window, prior)
+    r0, a = (axis.ravel() for axis in np.meshgrid(np.linspace(0.37, 0.43, 121), np.linspace(0.4, 1.0, 1201)))
+    area = (0.06 / 120) * (0.6 / 1200)
+    gap = np.abs(np.log(COMPUTE)[:, None] - np.log(COMPUTE))
+    for node, cell in ((2, 500), (7, 512), (9, 700)):
+        noise, part = noises[node], parts[node]
+        covariance = np.diag((noise.scatter * window.binomial_sd) ** 2)
+        covariance += noise.wander_sd**2 * np.exp(-gap / prior.wander_length)
+        log_b, log_c_mid = grid.cells[cell]
+        s = expit(np.exp(log_b) * (np.log(COMPUTE) - log_c_mid))
+        curves = r0[:, None] * (1 - s) + a[:, None] * s
+        density = multivariate_normal(np.zeros(9), covariance).pdf(window.pass_rate - curves)
+        density *= norm(0.4, noise.scatter * window.r0_sd).pdf(r0)
+        density *= (1 - prior.wide_weight) * norm(0.4 + 0.6 * prior.gain_mean, 0.6 * prior.gain_sd).pdf(a)
+        # the closed form leaves out (2 pi)^(points / 2) and sqrt(2 pi) for what it integrates
+        evidence = np.log(density.sum() * area) + 9 / 2 * np.log(2 * np.pi)
+        assert part.log_evidence[cell] == pytest.approx(evidence, abs=2e-3)
+        weight = density / density.sum()
+        assert part.a_mean[cell] == pytest.approx(weight @ a, abs=1e-5)
+        assert part.r0_mean[cell] == pytest.approx(weight @ r0, abs=1e-5)
+        assert part.a_var[cell] == pytest.approx(weight @ (a - weight @ a) ** 2, rel=0.01)
+
+
+def test_much_data_forgets_the_prior():
+    """A curve unlike any published one: the ceiling is found all the same."""
+    truth = Sigmoid(r0=0.05, a=0.93, b=0.9, c_mid=0.02)
+    compute = np.geomspace(0.002, 1.0, 60)
+    pass_rate = truth(compute) + np.random.default_rng(0).normal(0, 0.003, 60)
+    parameters, _ = fit_posterior(Window(compute=compute, pass_rate=pass_rate, r0=0.05), PUBLISHED)
+    for name in ("a", "b", "c_mid"):
+        low, high = parameters.interval(name)
+        assert low <= getattr(truth, name) <= high, name
+    assert parameters.interval("a")[1] - parameters.interval("a")[0] < 0.06
+
+
+def test_the_unit_of_compute_does_not_matter():
+    hours, _ = fit_posterior(simulate(), PUBLISHED)
+    window = simulate()
+    flops, _ = fit_posterior(replace(window, compute=window.compute * 1e18), PUBLISHED)
+    assert np.median(flops.a) == pytest.approx(np.median(hours.a), abs=1e-6)
+    assert np.median(flops.c_mid) == pytest.approx(np.median(hours.c_mid) * 1e18, rel=1e-6)
+
+
+def test_noisier_evaluations_widen_the_interval():
+    window = simulate()
+    few, _ = fit_posterior(replace(window, num_samples=512.0), PUBLISHED)
+    many, _ = fit_posterior(window, PUBLISHED)
+    assert np.ptp(few.interval("a")) > 1.3 * np.ptp(many.interval("a"))
+
+
+def test_prediction_intervals_widen_with_distance():
+    _, predictive = fit_posterior(simulate(), PUBLISHED)
+    low, high = np.quantile(predictive.evaluations(9000.0 * np.array([1.05, 2.0, 5.0, 20.0])), (0.05, 0.95), axis=0)
+    assert (np.diff(high - low) > 0).all()
+
+
+def test_spread_of_predictions_is_noise_plus_wander_plus_drift():
+    """With all parameters known: sd^2 = noise^2 + wander^2 (1 - memory^2) + drift^2 log(C / C_last)."""
+    known = np.full(40_000, 1.0)
+    draws = Draws(
+        r0=0.4 * known,
+        a=0.6 * known,
+        b=2.0 * known,
+        c_mid=2500.0 * known,
+        evaluation_sd=0.003 * known,
+        wander_sd=0.005 * known,
+        wander_end=0.004 * known,
+        wander_length=0.5,
+        drift=0.006,
+        last_compute=8000.0,
+    )
+    compute = 8000.0 * np.exp([0.5, 2.0])  # memory exp(-1), exp(-4)
+    shown = draws.evaluations(compute)
+    variance = 0.003**2 + 0.005**2 * (1 - np.exp([-2.0, -8.0])) + 0.006**2 * np.array([0.5, 2.0])
+    np.testing.assert_allclose(shown.std(axis=0), np.sqrt(variance), rtol=0.02)
+    np.testing.assert_allclose(shown.mean(axis=0), TRUTH(compute) + 0.004 * np.exp([-1.0, -4.0]), atol=1e-4)

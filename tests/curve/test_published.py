@@ -1,0 +1,61 @@
+"""What the README claims of the published curves, and of simulated ones, measured again."""
+
+import numpy as np
+import pytest
+
+from scalerl.curve.prior import PUBLISHED
+
+
+def test_default_predicts_better_than_the_paper_leave_one_figure_out(tool, published):
+    scores = tool("learn_prior").leave_one_figure_out(published)
+    assert len(scores) == 9 and sum(score.num_points for score in scores) == 74
+    rmse = {name: np.array([score.rmse[name] for score in scores]) for name in ("paper", "default")}
+    assert rmse["default"].mean() <= 0.7 * rmse["paper"].mean()
+    assert np.median(rmse["default"]) <= 1.05 * np.median(rmse["paper"])
+    assert 0.85 <= sum(score.num_inside for score in scores) / 74 <= 0.95
+
+
+def test_shipped_prior_is_the_learnt_one(tool, published):
+    learn_prior = tool("learn_prior")
+    learnt = learn_prior.learn(learn_prior.others(published, None))
+    for name in ("log_b_mean", "log_b_scale", "gain_mean", "gain_sd", "white_scatter", "scatter", "wander_sd", "drift"):
+        assert getattr(PUBLISHED, name) == pytest.approx(getattr(learnt, name), rel=1e-3), name
+
+
+def test_a_hidden_figure_teaches_nothing(tool, published):
+    """Runs drawn in two figures are hidden with either of them."""
+    others = tool("learn_prior").others
+    assert all(run.figure != "100k" for run in others(published, "fig1"))
+    assert not any(run.run == "ScaleRL" and run.figure == "loo1" for run in others(published, "fig2"))
+    assert len([run for run in others(published, None) if run.identity == "baseline"]) == 1
+
+
+@pytest.mark.parametrize(("num_points", "window"), [(75, (1000, 16_000)), (25, (1500, 8000))])
+def test_intervals_of_a_cover_what_they_say(tool, num_points, window):
+    """500 simulated runs with the published parameters; binomial sd of the check itself is 1.4 %."""
+    result = tool("check_intervals").coverage(500, np.linspace(*window, num_points))
+    assert result.num_identified >= 400
+    assert 0.87 <= result.share <= 0.93
+
+
+def test_robustness_power_law_and_slopes_of_the_paper(tool):
+    reproduce = tool("reproduce_paper")
+    for _, _, a, b, fit, ours_a, _ in reproduce.robustness():
+        assert fit.a == pytest.approx(a, abs=0.015) and fit.b == pytest.approx(b, abs=0.15)
+        assert ours_a == pytest.approx(a, abs=0.015)
+    for _, _, published, ours in reproduce.power_law():
+        assert ours == pytest.approx(published, abs=0.02)
+    for published, slope, fixed in reproduce.slopes().values():
+        assert slope == pytest.approx(published, abs=0.06) and fixed == pytest.approx(published, abs=0.08)
+
+
+def test_bench_targets_with_room_to_spare(tool):
+    """CPU time on one thread: 200 times the printed procedure; 500 runs in 20 s (measured on 25)."""
+    bench = tool("bench_fit")
+    compute, pass_rate = bench.simulate(75, 0)
+    (_, grid_squares), grid_s = bench.timed(lambda: bench.printed_procedure(compute, pass_rate, 0.4), repeats=1)
+    curve, ours_s = bench.timed(lambda: bench.fit_least_squares(compute, pass_rate, 0.4))
+    assert bench.sum_of_squares(curve, compute, pass_rate) <= grid_squares
+    assert grid_s / ours_s >= 200
+    _, batch_s = bench.timed(lambda: bench.fit_batch([bench.simulate(75, seed) for seed in range(25)]), repeats=1)
+    assert batch_s * 20 <= 20.0

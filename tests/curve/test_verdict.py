@@ -1,0 +1,90 @@
+"""A window without a bend must never yield a confident ceiling; other families are told apart."""
+
+import numpy as np
+import pytest
+
+from scalerl.curve.alternatives import FAMILIES, compare_families
+from scalerl.curve.estimators import fit_curve
+from scalerl.curve.sigmoid import Sigmoid
+from scalerl.curve.window import Window
+
+
+def window(curve, compute, seed=0, scatter=0.0035, r0=0.4) -> Window:
+    noise = np.random.default_rng(seed).normal(0, scatter, len(compute))
+    return Window(compute=compute, pass_rate=np.clip(curve(compute) + noise, 0, 1), r0=r0)
+
+
+@pytest.mark.parametrize("end", [0.4, 0.7, 1.0])
+@pytest.mark.parametrize("estimator", ["default", "least_squares"])
+def test_before_c_mid_nothing_is_identified(end, estimator):
+    identified = 0
+    for seed in range(40):
+        b = (1.2, 1.7, 2.0, 2.6)[seed % 4]
+        curve = Sigmoid(r0=0.4, a=0.62, b=b, c_mid=5000.0)
+        fit = fit_curve(window(curve, np.linspace(500, 5000 * end, 30), seed), estimator)
+        identified += fit.verdict.identified
+    assert identified <= 1
+
+
+def test_reason_and_way_out_are_given():
+    curve = Sigmoid(r0=0.4, a=0.62, b=1.8, c_mid=10_000.0)
+    verdict = fit_curve(window(curve, np.linspace(500, 4000, 20))).verdict
+    assert not verdict.identified
+    assert "before C_mid" in verdict.reason and "no bend" in verdict.reason
+    assert verdict.needed_compute is not None and verdict.needed_compute > 10_000
+
+
+def test_the_compute_asked_for_identifies_most_runs():
+    done = []
+    for seed in range(30):
+        curve = Sigmoid(r0=0.4, a=0.6, b=1.9, c_mid=4000.0)
+        verdict = fit_curve(window(curve, np.arange(400, 4400, 200.0), seed)).verdict
+        if verdict.needed_compute is not None:
+            longer = np.arange(400, verdict.needed_compute, 200.0)
+            done.append(fit_curve(window(curve, longer, 100 + seed)).verdict.identified)
+    assert len(done) > 20 and np.mean(done) > 0.8
+
+
+def test_a_bend_that_is_seen_is_identified():
+    fit = fit_curve(window(Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0), np.linspace(1000, 15_000, 40)))
+    assert fit.verdict.identified and fit.verdict.reason == "" and fit.verdict.needed_compute is None
+    assert fit.curve.a == pytest.approx(0.6, abs=0.01)
+
+
+def test_no_gain_and_a_ceiling_at_one_are_named():
+    flat = fit_curve(window(lambda c: np.full(len(c), 0.4), np.linspace(500, 5000, 20))).verdict
+    assert "no gain" in flat.reason
+    compute = np.linspace(500, 5000, 20)
+    steep = fit_curve(window(lambda c: 0.4 + 0.55 * (c / 5000) ** 1.5, compute)).verdict
+    assert not steep.identified and "bound 1" in steep.reason
+    falling = fit_curve(window(lambda c: 0.4 - 0.1 * c / 5000, compute)).verdict
+    assert not falling.identified and "no gain" in falling.reason
+
+
+EXACT = {
+    "sigmoid": Sigmoid(r0=0.4, a=0.6, b=2.2, c_mid=2500.0),
+    "power_law": lambda c: 0.6 - 12.0 / c**0.6,
+    "stretched_exponential": lambda c: 0.4 + 0.2 * (1 - np.exp(-((c / 2500) ** 1.2))),
+    "no_ceiling": lambda c: 0.4 + 1e-3 * c**0.55,
+    "logarithm": lambda c: 0.1 + 0.05 * np.log(c),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_wins_on_its_own_points(family):
+    fits = compare_families(window(EXACT[family], np.geomspace(800, 20_000, 60), scatter=0.001))
+    assert fits[0].family == family
+    assert fits[0].rmse == pytest.approx(0.001, rel=0.25)
+    if family in ("sigmoid", "power_law", "stretched_exponential"):
+        assert fits[0].ceiling == pytest.approx(0.6, abs=0.01)
+    else:
+        assert fits[0].ceiling is None
+
+
+def test_information_criteria_are_the_textbook_ones():
+    """n log(SSE / n) + 2 k and + k log n, with k = 4 for the sigmoid (A, B, C_mid, scatter)."""
+    fits = {fit.family: fit for fit in compare_families(window(EXACT["sigmoid"], np.geomspace(800, 20_000, 20)))}
+    sigmoid = fits["sigmoid"]
+    assert sigmoid.aic == pytest.approx(20 * np.log(sigmoid.rmse**2) + 8)
+    assert sigmoid.bic - sigmoid.aic == pytest.approx(4 * (np.log(20) - 2))
+    assert fits["logarithm"].bic - fits["logarithm"].aic == pytest.approx(3 * (np.log(20) - 2))

@@ -1,0 +1,100 @@
+"""Rounds of the generator's loop in this process, with a real engine and verifier."""
+
+import json
+import time
+
+import pytest
+
+from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
+from scalerl.generator.loop import Generator
+
+
+@pytest.fixture
+def make_generator(open_engine):
+    """make_generator(trainer): a Generator that serves the trainer's first manifest."""
+    open_generators = []
+
+    def make(trainer, manifest, index=0):
+        context = open_engine(trainer.paths.weights / manifest.name, manifest.policy_version, max_tokens=64, max_num_seqs=16)
+        problems = {problem.prompt_id: problem for problem in trainer.problems}
+        generator = Generator(trainer.config, trainer.paths, index, 1, problems, context.__enter__(), manifest, seed=0)
+        open_generators.append((generator, context))
+        return generator
+
+    yield make
+    for generator, context in open_generators:
+        generator.close()
+        context.__exit__(None, None, None)
+
+
+def rounds_until(generator, condition, deadline_s=60):
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end_s
+        generator.advance()
+
+
+def test_lowest_groups_first_and_the_engine_never_overfull(make_run, make_generator):
+    trainer = make_run()
+    generator = make_generator(trainer, trainer.publish(0, range(0, 30)))
+    most, orders = 0, []
+    while len(trainer.spool.present(0, 30)) < 30:
+        generator.advance()
+        most = max(most, generator._sampler.num_running)
+        orders.append(max(generator._groups, default=0) - min(generator._groups, default=0))
+    assert 16 <= most < 16 + 4, "full, with less than one group in reserve"
+    assert max(orders) < 20, "a late group was started before the early ones"
+
+
+def test_a_policy_that_arrives_in_flight_marks_the_tokens_after_it(make_run, make_generator):
+    trainer = make_run(**{"length.length_control": "none", "length.max_thinking_tokens": 40})
+    generator = make_generator(trainer, trainer.publish(0, range(0, 4)))
+    for _ in range(4):
+        generator.advance()
+    trainer.publish(1, range(0, 6))
+    rounds_until(generator, lambda: generator._engine.policy_version == 1 or not generator._sampler.num_running)
+    rounds_until(generator, lambda: trainer.spool.present(0, 6) == set(range(6)))
+    by_group = {group: [rollout.policy_versions for rollout in trainer.spool.read(group)] for group in range(6)}
+    assert all(set(versions) == {1} for group in (4, 5) for versions in by_group[group])
+    crossed = [versions for group in range(4) for versions in by_group[group] if set(versions) == {0, 1}]
+    assert crossed
+    assert all(versions == sorted(versions) for versions in crossed)
+
+
+def test_an_older_policy_is_not_loaded_but_its_groups_are_started(make_run, make_generator):
+    trainer = make_run()
+    old = trainer.publish(0, range(0, 2))
+    generator = make_generator(trainer, trainer.publish(3, range(4, 6)))
+    rounds_until(generator, lambda: trainer.spool.present(4, 6) == {4, 5})
+    trainer.publish(0, range(0, 2))  # the trainer resumed from its checkpoint
+    rounds_until(generator, lambda: trainer.spool.present(0, 2) == {0, 1})
+    assert old.name != generator._engine.policy_name
+    assert {version for rollout in trainer.spool.read(0) for version in rollout.policy_versions} == {3}
+
+
+def test_nothing_is_published_into_a_folder_of_a_newer_attempt(make_run, make_generator):
+    trainer = make_run()
+    generator = make_generator(trainer, trainer.publish(0, range(0, 2)))
+    release_attempt(trainer.paths)
+    assert claim_attempt(trainer.paths) == 2
+    with pytest.raises(StaleAttempt, match="attempt 2 owns"):
+        rounds_until(generator, lambda: False)
+    assert trainer.spool.present(0, 2) == set()
+
+
+def test_bad_input_is_named(make_run, make_generator):
+    trainer = make_run()
+    generator = make_generator(trainer, trainer.publish(0, range(0, 1), prompt_id="nobody"))
+    with pytest.raises(ValueError, match="group 0 has the prompt nobody"):
+        generator.advance()
+
+
+def test_weights_that_differ_from_their_hash_end_the_generator(make_run, make_generator):
+    trainer = make_run()
+    generator = make_generator(trainer, trainer.publish(0, range(0, 1)))
+    manifest = json.loads(trainer.paths.latest_policy.read_text())
+    other = trainer.publish(1, range(0, 1))
+    wrong = manifest | {"policy_version": 1, "name": other.name, "sha256": "0" * 64}
+    trainer.paths.latest_policy.write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="wrong file"):
+        rounds_until(generator, lambda: False)

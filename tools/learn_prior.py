@@ -1,0 +1,200 @@
+"""Derive scalerl.curve.prior.PUBLISHED from the published curves, and test it leave-one-figure-out.
+
+    python tools/learn_prior.py                    # the learnt numbers
+    python tools/learn_prior.py --leave-one-out    # README's table: every figure predicted from the others
+
+What is learnt: the spread of B and of the gain (moments of least-squares fits), the noise (largest evidence on a
+grid) and the drift (90 % coverage when curves are cut short and predicted). Nothing is tuned per curve.
+"""
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from scalerl.curve.draws import INTERVAL
+from scalerl.curve.estimators import fit_curve
+from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.paper import MIN_GPU_HOURS
+from scalerl.curve.posterior import fit_posterior, integrate_all, log_prior
+from scalerl.curve.prior import PUBLISHED, Prior
+from scalerl.curve.sigmoid import FloatArray, Sigmoid
+from scalerl.curve.window import Window
+
+POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_points.csv"
+WANDER_SDS = (0.003, 0.0045, 0.0065, 0.009, 0.013)
+WANDER_LENGTHS = (0.2, 0.4, 0.8)
+"""Longer ones cannot be told from a drift of the law, which is learnt apart."""
+SCATTERS = (0.5, 0.6, 0.7, 0.85)
+DRIFTS = tuple(np.arange(0.0, 0.0201, 0.001).round(3))
+CUTS = (0.35, 0.5, 0.65)
+"""Fractions of a run's compute at which it is cut short."""
+SAME_RUN = {("fig1", "8B 100k"): "ScaleRL 100k", ("100k", "ScaleRL"): "ScaleRL 100k"}
+"""One run drawn in two figures; elsewhere the run's name and published parameters tell."""
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One curve of one figure; arrays [points]."""
+
+    figure: str
+    run: str
+    identity: str
+    compute: FloatArray
+    pass_rate: FloatArray
+    fitted: FloatArray
+    """True for points inside the published fit window."""
+    r0: float
+
+    def window(self, mask: FloatArray) -> Window:
+        return Window(compute=self.compute[mask], pass_rate=self.pass_rate[mask], r0=self.r0)
+
+
+def read_published(path: Path = POINTS) -> list[PublishedRun]:
+    """All published curves. The same baseline is drawn in six figures: it has one identity."""
+    runs = []
+    for (figure, run), rows in pd.read_csv(path).groupby(["figure", "run"], sort=False):
+        identity = SAME_RUN.get((figure, run))
+        if identity is None:
+            baseline = rows.published_A.iloc[0] == 0.52 and rows.published_B.iloc[0] == 4.55
+            identity = "baseline" if baseline else run
+        columns = (rows.gpu_hours.to_numpy(), rows.pass_rate.to_numpy(), (rows.split == "fit").to_numpy())
+        runs.append(PublishedRun(figure, run, identity, *columns, float(rows.r0.iloc[0])))
+    return runs
+
+
+def others(runs: list[PublishedRun], figure: str | None) -> list[PublishedRun]:
+    """The distinct runs that no panel of `figure` shows, in the drawing with most points."""
+    hidden = {run.identity for run in runs if run.figure == figure}
+    best: dict[str, PublishedRun] = {}
+    for run in runs:
+        if run.identity not in hidden and len(run.compute) > len(best.get(run.identity, run).compute) - 1:
+            best[run.identity] = run
+    return list(best.values())
+
+
+def learn(runs: list[PublishedRun]) -> Prior:
+    """The prior that these runs teach."""
+    fits = [fit_least_squares(run.compute, run.pass_rate, run.r0) for run in runs]
+    log_b = np.log([fit.b for fit in fits])
+    gain = np.array([(fit.a - fit.r0) / (1 - fit.r0) for fit in fits])
+    scatters = [_white_scatter(run, fit) for run, fit in zip(runs, fits, strict=True)]
+    prior = replace(
+        PUBLISHED,
+        log_b_mean=log_b.mean(),
+        log_b_scale=log_b.std(ddof=1) / np.sqrt(2),  # a Student-t of 4 degrees of freedom has sd sqrt(2) * scale
+        gain_mean=gain.mean(),
+        gain_sd=gain.std(ddof=1),
+        white_scatter=float(np.median(scatters)),
+    )
+    noises = [
+        replace(prior, wander_sd=sd, wander_length=length, scatter=scatter)
+        for sd in WANDER_SDS
+        for length in WANDER_LENGTHS
+        for scatter in SCATTERS
+    ]
+    prior = max(noises, key=lambda noise: sum(log_evidence(run, noise) for run in runs))
+    return replace(prior, drift=_learn_drift(runs, prior))
+
+
+def _white_scatter(run: PublishedRun, fit: Sigmoid) -> float:
+    """Sd of the points about a fit of three parameters, in binomial sd."""
+    window = run.window(np.ones(len(run.compute), dtype=bool))
+    scaled = (run.pass_rate - fit(run.compute)) / window.binomial_sd
+    return float(np.sqrt((scaled**2).sum() / (len(scaled) - 3)))
+
+
+def log_evidence(run: PublishedRun, prior: Prior) -> float:
+    """Log probability of all of a run's points, wander included."""
+    window = run.window(np.ones(len(run.compute), dtype=bool))
+    grid, noises, parts = integrate_all(window, prior)
+    flat_prior = np.tile(log_prior(grid.cells, window, prior), 2)
+    area = np.log(np.prod(grid.box[:, 1] - grid.box[:, 0]))
+    both = zip(parts, noises, strict=True)
+    return float(logsumexp(np.stack([p.log_evidence + flat_prior + n.log_weight[1] for p, n in both])) + area)
+
+
+def _learn_drift(runs: list[PublishedRun], prior: Prior) -> float:
+    """The least drift with which 90 % of the points behind a cut are covered."""
+    fits = []
+    for run, mask in cuts(runs):
+        fits.append((fit_posterior(run.window(mask), prior)[1], run.compute[~mask], run.pass_rate[~mask]))
+    for drift in DRIFTS:
+        hits = []
+        for draws, compute, observed in fits:
+            low, high = np.quantile(replace(draws, drift=drift).evaluations(compute), INTERVAL, axis=0)
+            hits.extend((observed >= low) & (observed <= high))
+        if np.mean(hits) >= 0.9:
+            return float(drift)
+    return float(DRIFTS[-1])
+
+
+def cuts(runs: list[PublishedRun]) -> list[tuple[PublishedRun, FloatArray]]:
+    """Runs with the mask of the points before a cut; at least 8 before and 3 behind."""
+    pairs = [(run, run.compute <= cut * run.compute[-1]) for run in runs for cut in CUTS]
+    return [(run, mask) for run, mask in pairs if mask.sum() >= 8 and (~mask).sum() >= 3]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Extrapolation of one published curve: RMSE by estimator; points and those inside the default's intervals."""
+
+    figure: str
+    run: str
+    rmse: dict[str, float]
+    num_points: int
+    num_inside: int
+
+
+def leave_one_figure_out(runs: list[PublishedRun]) -> list[Score]:
+    """Predict every curve with three or more extrapolation points, the prior learnt from the other figures."""
+    long = [run for run in runs if (~run.fitted).sum() >= 3]
+    priors = {figure: learn(others(runs, figure)) for figure in {run.figure for run in long}}
+    return [_score(run, priors[run.figure]) for run in long]
+
+
+def _score(run: PublishedRun, prior: Prior) -> Score:
+    later, observed = run.compute[~run.fitted], run.pass_rate[~run.fitted]
+    rmse = {}
+    for estimator in ("paper", "least_squares", "default"):
+        start = MIN_GPU_HOURS if estimator == "paper" else 0.0
+        prediction = fit_curve(run.window(run.fitted & (run.compute >= start)), estimator, prior).predict(later)
+        rmse[estimator] = float(np.sqrt(np.mean((prediction.predicted - observed) ** 2)))
+    inside = (observed >= prediction.lo90) & (observed <= prediction.hi90)
+    return Score(run.figure, run.run, rmse, len(later), int(inside.sum()))
+
+
+def print_table(scores: list[Score]) -> None:
+    """Markdown, as in the README."""
+    print("| figure | run | paper | least squares | default | inside 90 % |\n|---|---|---|---|---|---|")
+    for s in scores:
+        columns = " | ".join(f"{s.rmse[name]:.4f}" for name in ("paper", "least_squares", "default"))
+        print(f"| {s.figure} | {s.run} | {columns} | {s.num_inside} of {s.num_points} |")
+    table = {name: np.array([s.rmse[name] for s in scores]) for name in ("paper", "least_squares", "default")}
+    for label, reduce in (("mean", np.mean), ("median", np.median)):
+        values = {name: reduce(column) for name, column in table.items()}
+        print(f"| | **{label}** | " + " | ".join(f"{value:.4f}" for value in values.values()), end=" | ")
+        print(f"default / paper = {values['default'] / values['paper']:.2f} |")
+    inside, points = sum(s.num_inside for s in scores), sum(s.num_points for s in scores)
+    print(f"\ncoverage of the 90 % prediction intervals: {inside} of {points} = {inside / points:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=Path, default=POINTS, help="published points (CSV)")
+    parser.add_argument("--leave-one-out", action="store_true", help="predict every figure from the others")
+    arguments = parser.parse_args()
+    runs = read_published(arguments.points)
+    if arguments.leave_one_out:
+        print_table(leave_one_figure_out(runs))
+        return
+    prior = learn(others(runs, None))
+    for field in fields(prior):
+        print(f"{field.name} = {getattr(prior, field.name):.4g}")
+
+
+if __name__ == "__main__":
+    main()
