@@ -1,6 +1,6 @@
 """The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no torch.
 
-    scalerl prepare | base | run | sweep | evaluate | verify | fit
+scalerl prepare | base | run | sweep | evaluate | verify | fit
 """
 
 import argparse
@@ -14,7 +14,9 @@ COMMANDS = ("prepare", "base", "run", "sweep", "evaluate", "verify", "fit", "rol
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `command` to its function."""
-    parser = argparse.ArgumentParser(prog="scalerl", description="RL on language models as batch jobs, with scaling curves that predict.")
+    parser = argparse.ArgumentParser(
+        prog="scalerl", description="RL on language models as batch jobs, with scaling curves that predict."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_prepare, _add_base, _add_run, _add_sweep, _add_evaluate, _add_verify, _add_fit, _add_role):
         add(commands)
@@ -142,7 +144,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
     folder = arguments.axis.parent
     scale = folder / "scale" / f"{arguments.scale}.toml"
     if not scale.exists():
-        raise ValueError(f"--scale {arguments.scale}: there are {', '.join(sorted(path.stem for path in scale.parent.glob('*.toml')))}")
+        raise ValueError(
+            f"--scale {arguments.scale}: there are {', '.join(sorted(path.stem for path in scale.parent.glob('*.toml')))}"
+        )
     points = grid([folder / "base.toml", scale], arguments.axis, arguments.seeds, arguments.overrides)
     sweep_dir = arguments.dir or Path("runs") / "sweeps" / arguments.axis.stem
     for point in points:

@@ -31,7 +31,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary)`, then fsync and rename the result to `path` (replacing a file of that name).
 
     A reader sees the old content or the new, never a part; on an error nothing of the attempt stays.
@@ -48,7 +48,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically and durably."""
-    write_atomic(path, lambda temporary: temporary.write_text(text) and None)
+    write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:

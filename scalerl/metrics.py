@@ -85,7 +85,7 @@ class ComputeLedger:
     def gpu_hours(self, until_s: float | None = None) -> dict[str, float]:
         """GPU-hours up to a unix time (default: now): one entry a role, and their sum as "total"."""
         until_s = time.time() if until_s is None else until_s
-        hours = dict.fromkeys(ROLES, 0.0)
+        hours: dict[str, float] = dict.fromkeys(ROLES, 0.0)
         for interval in self._intervals:
             hours[interval.role] += interval.device_s(until_s) / 3600
         return {**hours, "total": sum(hours.values())}

@@ -41,11 +41,15 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     if "points" in content:
-        points = [(point.get("name", ""), flatten({k: v for k, v in point.items() if k != "name"})) for point in content["points"]]
+        points = [
+            (point.get("name", ""), flatten({k: v for k, v in point.items() if k != "name"})) for point in content["points"]
+        ]
     elif {"key", "values"} <= content.keys():
         points = [(str(value), {content["key"]: value}) for value in content["values"]]
     else:
-        raise ValueError(f"{path}: an axis has `key` and `values`, or a list of [[points]]; found {', '.join(content) or 'nothing'}")
+        raise ValueError(
+            f"{path}: an axis has `key` and `values`, or a list of [[points]]; found {', '.join(content) or 'nothing'}"
+        )
     names = [name for name, _ in points]
     if not points or "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path}: every point needs a name of its own, found {names}")

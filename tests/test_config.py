@@ -103,4 +103,3 @@ def test_every_shipped_toml_loads():
     for overlay in overlays:
         load_config([REPOSITORY / "sweeps" / "base.toml", overlay])
         load_config([overlay])
-

@@ -26,7 +26,7 @@ def test_attempts_count_up_and_older_ones_are_refused(paths):
     check_attempt(paths, 1)
     release_attempt(paths)
     assert claim_attempt(paths) == 2
-    with pytest.raises(StaleAttempt, match="attempt 2 owns .* belongs to attempt 1"):
+    with pytest.raises(StaleAttempt, match=r"attempt 2 owns .* belongs to attempt 1"):
         check_attempt(paths, 1)
 
 

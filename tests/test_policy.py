@@ -33,7 +33,7 @@ def paths(tmp_path):
 
 
 def publish(paths, version, content):
-    return publish_weights(paths, version, lambda folder: (folder / "model.safetensors").write_bytes(content) and None)
+    return publish_weights(paths, version, lambda folder: (folder / "model.safetensors").write_bytes(content))
 
 
 def make_request(step=0, name="00000000-abc"):

@@ -43,9 +43,13 @@ def wandb_logger(paths: RunPaths, config: RunConfig) -> Logger:
     try:
         import wandb
     except ImportError:
-        raise ValueError("logging.wandb_project is set but wandb is not installed: pip install wandb, or leave it empty") from None
+        raise ValueError(
+            "logging.wandb_project is set but wandb is not installed: pip install wandb, or leave it empty"
+        ) from None
     run_id = f"{paths.root.name}-{config.signature()}"
-    run = wandb.init(project=config.logging.wandb_project, id=run_id, resume="allow", dir=str(paths.root), config=config.model_dump())
+    run = wandb.init(
+        project=config.logging.wandb_project, id=run_id, resume="allow", dir=str(paths.root), config=config.model_dump()
+    )
 
     def log(row: dict[str, Any]) -> None:
         run.log({**scalars(row), "step": row["step"]})

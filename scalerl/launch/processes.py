@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,18 +97,14 @@ class RoleProcess:
         if self._process is None:
             return
         self.signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=deadline_s)
-        except subprocess.TimeoutExpired:
-            pass
         self._end_group()
 
     def _end_group(self) -> None:
         assert self._process is not None and self._interval is not None
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._interval.end_s = time.time()
         self._process = None

@@ -161,7 +161,9 @@ class Supervisor:
             return True
         if time.monotonic() > deadline_s:
             waited_s = self.config.launch.evaluation_deadline_s
-            raise RunFailed(f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {self.evaluator.log}")
+            raise RunFailed(
+                f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {self.evaluator.log}"
+            )
         return False
 
     def _collect(self) -> None:
@@ -181,7 +183,9 @@ class Supervisor:
                 self._request_stop(reason)
         elif self.trainers[0].running and time.monotonic() > self._stop_deadline_s:
             limit_s = self.config.launch.stop_deadline_s
-            raise RunFailed(f"stopping ({self._stop_reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)")
+            raise RunFailed(
+                f"stopping ({self._stop_reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)"
+            )
 
     def _limit_reached(self) -> str | None:
         if self._interrupts:
@@ -204,7 +208,9 @@ class Supervisor:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
-            raise RunFailed("interrupted twice: stopped without a last checkpoint; the same command continues from the one before")
+            raise RunFailed(
+                "interrupted twice: stopped without a last checkpoint; the same command continues from the one before"
+            )
 
     def _stop_all(self) -> None:
         for process in self.processes:

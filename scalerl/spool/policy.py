@@ -81,7 +81,7 @@ def hash_weights(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def publish_weights(paths: RunPaths, policy_version: int, write: Callable[[Path], None]) -> tuple[str, str]:
+def publish_weights(paths: RunPaths, policy_version: int, write: Callable[[Path], object]) -> tuple[str, str]:
     """Write a Hugging Face folder with `write(folder)` and publish it under its immutable name.
 
     Returns:
@@ -108,7 +108,9 @@ def check_weights(folder: Path, sha256: str) -> None:
     """
     found = hash_weights(folder)
     if found != sha256:
-        raise ValueError(f"{folder} has the hash {found[:12]}, its manifest says {sha256[:12]}: the file system served a wrong file")
+        raise ValueError(
+            f"{folder} has the hash {found[:12]}, its manifest says {sha256[:12]}: the file system served a wrong file"
+        )
 
 
 def publish_manifest(paths: RunPaths, manifest: PolicyManifest) -> None:
@@ -134,7 +136,9 @@ def wait_for_manifest(paths: RunPaths, deadline_s: float, poll_s: float = 0.1) -
     end_s = time.monotonic() + deadline_s
     while (manifest := read_manifest(paths)) is None:
         if time.monotonic() > end_s:
-            raise TimeoutError(f"waited {deadline_s:.0f} s for {paths.latest_policy}: the trainer has published no policy; see its log")
+            raise TimeoutError(
+                f"waited {deadline_s:.0f} s for {paths.latest_policy}: the trainer has published no policy; see its log"
+            )
         time.sleep(poll_s)
     return manifest
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scalerl.files import fsync_file, fsync_folder, temporary_name, write_text
-from scalerl.spool.schema import Rollout, ShardError, check_group, read_group, write_group
+from scalerl.spool.schema import Rollout, check_group, read_group, write_group
 
 BUCKET_GROUPS = 256
 _SHARD_NAME = re.compile(r"(\d{9})\.parquet")
@@ -108,6 +108,3 @@ class Spool:
         for folder in old:
             shutil.rmtree(folder)
         return len(old)
-
-
-__all__ = ["BUCKET_GROUPS", "Spool", "ShardError"]

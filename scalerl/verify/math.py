@@ -1,11 +1,14 @@
 """Grades math answers with the math-verify library (SymPy). Not time-limited: hostile input belongs into a VerifierPool."""
 
+import re
+
 from math_verify import parse, verify
 
 from scalerl.verify.answers import Answer, final_text, find_answer, quick_grade
 
 MAX_EXPRESSION_CHARACTERS = 200
 """A plain one-line answer up to this long is read as one LaTeX expression too, not only searched for numbers."""
+SCIENTIFIC = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]+)")
 
 
 def grade(response: str, reference: str, *, think_end: str = "") -> bool:
@@ -36,6 +39,10 @@ def _readings(answer: Answer) -> list[str]:
 
 
 def _boxed(text: str) -> str:
+    """As the library reads LaTeX best: without a full stop at the end, and 4.5e33 (to it 4.5 times Euler's e) written out."""
+    text = text.rstrip(" .")
+    if number := SCIENTIFIC.fullmatch(text):
+        text = f"{number[1]} \\times 10^{{{number[2]}}}"
     return f"\\boxed{{{text}}}"
 
 

@@ -43,7 +43,8 @@ class Run:
 
     def start(self) -> "Run":
         self.output = (self.paths.root.parent / f"{self.paths.root.name}.out").open("ab")
-        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, env=environment)
         return self
 
     def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 150.0) -> None:

@@ -61,7 +61,8 @@ def test_a_dead_role_takes_its_children_along(start_role, tmp_path):
 
 
 def test_stop_kills_what_ignores_sigterm(start_role, tmp_path):
-    process = start_role(f"trap '' TERM; sleep 300 & echo $! > {tmp_path}/child; touch {tmp_path}/ready; while true; do sleep 0.1; done")
+    deaf = "trap '' TERM; sleep 300 & echo $!"
+    process = start_role(f"{deaf} > {tmp_path}/child; touch {tmp_path}/ready; while true; do sleep 0.1; done")
     wait_until(lambda: (tmp_path / "ready").exists(), "the role to start")
     pid = process.pid
     process.stop(deadline_s=0.3)
@@ -91,8 +92,18 @@ def test_role_sees_its_gpus_and_no_network(start_role):
 
 
 def test_a_role_dies_with_its_parent(tmp_path):
-    child = f"import os,time\nfrom scalerl.launch.processes import die_with_parent\ndie_with_parent({{parent}})\nopen('{tmp_path}/pid','w').write(str(os.getpid()))\ntime.sleep(300)"
-    parent = f"import os,subprocess,sys,time\nsubprocess.Popen([sys.executable,'-c',{child!r}.replace('{{parent}}',str(os.getpid()))])\ntime.sleep(300)"
+    child = f"""
+import os, sys, time
+from scalerl.launch.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+time.sleep(300)
+"""
+    parent = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {child!r}, str(os.getpid())])
+time.sleep(300)
+"""
     process = subprocess.Popen([sys.executable, "-c", parent])
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the child to start")
     pid = int((tmp_path / "pid").read_text())

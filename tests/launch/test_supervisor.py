@@ -22,6 +22,7 @@ from scalerl.launch.supervisor import run
 from scalerl.metrics import read_rows
 from scalerl.paths import RunPaths
 
+REAL_PYTHON = sys.executable
 FAKE_ROLE = """
 import json, os, pathlib, signal, sys, time
 arguments = dict(zip(sys.argv[5::2], sys.argv[6::2]))
@@ -65,7 +66,7 @@ def script_roles(tmp_path, monkeypatch):
         body = tmp_path / "role.py"
         body.write_text(FAKE_ROLE + textwrap.dedent(text) + "\nwhile True: time.sleep(0.05)\n")
         executable = tmp_path / "interpreter"
-        executable.write_text(f'#!/bin/bash\nexec {sys.executable} -c "$(cat {body})" "$@"\n')
+        executable.write_text(f'#!/bin/bash\nexec {REAL_PYTHON} -c "$(cat {body})" "$@"\n')
         executable.chmod(0o755)
         monkeypatch.setattr(processes.sys, "executable", str(executable))
 
@@ -186,10 +187,10 @@ from scalerl.config import RunConfig
 from scalerl.launch import processes, supervisor
 from scalerl.paths import RunPaths
 processes.sys.executable = {str(tmp_path / "interpreter")!r}
-sys.exit(supervisor.run(RunConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text()), RunPaths(Path({str(paths.root)!r}))))
+config = RunConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
+sys.exit(supervisor.run(config, RunPaths(Path({str(paths.root)!r}))))
 """
-    supervisor = subprocess.Popen([subprocess.run(["which", "python3"], capture_output=True, text=True).stdout.strip(), "-c", program],
-                                  env={**os.environ, "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    supervisor = subprocess.Popen([REAL_PYTHON, "-c", program])
     end_s = time.monotonic() + 30
     while not (paths.status.exists() and len(read_json(paths.status)["pids"]) == 4):
         assert time.monotonic() < end_s, "waited 30 s for four processes"
@@ -222,7 +223,7 @@ def test_bad_input_is_refused_before_anything_starts(paths, make_config, overrid
 def test_a_folder_of_another_run_is_refused(paths, make_config, script_roles, tmp_path):
     script_roles('if role == "trainer": sys.exit(0)')
     run(make_config(), paths)
-    with pytest.raises(ValueError, match="another run .*algo.loss_type: 'cispo' -> 'dapo'"):
+    with pytest.raises(ValueError, match=r"another run .*algo\.loss_type: 'cispo' -> 'dapo'"):
         run(make_config("algo.loss_type=dapo"), paths)
     assert run(make_config("budget.max_steps=9"), paths) == 0
     assert RunConfig.model_validate(read_json(paths.config)["config"]).budget.max_steps == 9

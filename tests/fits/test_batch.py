@@ -1,0 +1,123 @@
+"""A sweep from files to tables, records and figures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalerl.fits import fit_run, predict_run
+from scalerl.fits.batch import fit_all, slug
+from scalerl.fits.command import main
+from scalerl.fits.records import Options
+
+
+def fit(path, out, **options):
+    return fit_all(path, out, Options(**options))
+
+
+def test_tables_of_a_figure(tmp_path, points):
+    points.to_csv(tmp_path / "p.csv", index=False)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "p.csv"), "--out", str(out), "--predict", "30000"]) == 0
+    fits = pd.read_csv(out / "fits.csv").set_index("run")
+    assert fits.identified.all() and (fits.points == 21).all() and (fits.window_end < 15_000).all()
+    assert fits.A["high"] == pytest.approx(0.62, abs=0.01) and fits.A["low"] == pytest.approx(0.55, abs=0.01)
+    for name in ("R0", "A", "B", "C_mid"):
+        assert (fits[f"{name}_lo90"] < fits[name]).all() and (fits[name] < fits[f"{name}_hi90"]).all()
+    assert (fits.correlation_A_B < 0).all()
+    predictions = pd.read_csv(out / "predictions.csv")
+    assert list(predictions.columns[:2]) == ["figure", "run"] and len(predictions) == 8
+    scored = predictions.dropna(subset="observed")
+    assert len(scored) == 6 and set(scored.gpu_hours) == set(points.gpu_hours[points.split == "extrapolation"])
+    assert ((scored.lo90 < scored.observed) & (scored.observed < scored.hi90)).all()
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert ranking.recipe.tolist() == ["high", "low"] and ranking.above_next[0] > 0.99
+    pairs = pd.read_csv(out / "pairs.csv").set_index(["recipe", "other"]).ceiling_above
+    assert pairs["high", "low"] > 0.99 > 0.01 > pairs["low", "high"]
+    assert set(pd.read_csv(out / "alternatives.csv").family) >= {"sigmoid", "power_law"}
+    assert len(pd.read_csv(out / "windows.csv")) == 12
+    for name in ("loss_high.png", "loss_low.png", "axis_loss.png"):
+        assert (out / "figures" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_extrapolation_points_are_never_fitted(tmp_path, points):
+    """Moving them moves no parameter."""
+    points.to_csv(tmp_path / "p.csv", index=False)
+    points.loc[points.split == "extrapolation", "pass_rate"] -= 0.1
+    points.to_csv(tmp_path / "moved.csv", index=False)
+    for estimator in ("default", "paper", "least_squares"):
+        one, other = (fit(tmp_path / n, tmp_path / n[:2], estimator=estimator).records for n in ("p.csv", "moved.csv"))
+        assert [r.curve for r in one] == [r.curve for r in other]
+        assert [r.bounds for r in one] == [r.bounds for r in other]
+
+
+def test_paper_drops_the_first_epoch_and_stays_on_its_grid(tmp_path, points):
+    points.to_csv(tmp_path / "p.csv", index=False)
+    for record in fit(tmp_path / "p.csv", tmp_path / "out", estimator="paper").records:
+        assert record.window[0] >= 1500
+        assert record.curve["a"] == pytest.approx(round(record.curve["a"] / 0.005) * 0.005)
+    cut = fit(tmp_path / "p.csv", tmp_path / "cut", min_compute=3000.0, max_compute=12_000.0).records[0]
+    assert 3000 <= cut.window[0] and cut.window[1] <= 12_000
+
+
+def test_only_what_changed_is_fitted_again(tmp_path, write_run):
+    for name in ("loss/cispo", "loss/dapo", "loss/gspo"):
+        write_run(tmp_path / "sweep" / name)
+    out = tmp_path / "out"
+    assert fit(tmp_path / "sweep", out).num_fitted == 3
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "figures").iterdir()}
+    assert fit(tmp_path / "sweep", out).num_fitted == 0
+    write_run(tmp_path / "sweep" / "loss" / "dapo", end=80.0)
+    again = fit(tmp_path / "sweep", out)
+    assert again.num_fitted == 1 and len(again.records) == 3
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "figures").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"loss_dapo.png", "axis_loss.png"}
+    assert fit(tmp_path / "sweep", out, estimator="least_squares").num_fitted == 3
+
+
+def test_a_ceiling_that_is_not_identified_is_not_printed(tmp_path, write_run, capsys):
+    write_run(tmp_path / "young", c_mid=200.0)
+    assert main([str(tmp_path / "young"), "--out", str(tmp_path / "out")]) == 0
+    row = pd.read_csv(tmp_path / "out" / "fits.csv").iloc[0]
+    assert not row.identified and np.isnan(row.A) and np.isnan(row.B)
+    assert row.A_hi90 - row.A_lo90 > 0.1 and row.needed_compute > 60
+    assert "not yet identified: " in capsys.readouterr().out
+
+
+def test_a_prediction_is_written_once_and_scored_after_the_extension(tmp_path, write_run, capsys):
+    folder = write_run(tmp_path / "run", end=40.0)
+    command = [str(folder), "--out", str(tmp_path / "out"), "--predict", "80,120"]
+    assert main(command) == 0
+    written = (folder / "prediction.json").read_bytes()
+    content = json.loads(written)
+    assert [p["compute"] for p in content["predictions"]] == [80, 120] and content["window"][1] == 40
+    assert not (tmp_path / "out" / "scores.csv").exists() or pd.read_csv(tmp_path / "out" / "scores.csv").observed.isna().all()
+    write_run(folder, end=100.0, num_points=50)
+    assert main(command) == 0
+    assert (folder / "prediction.json").read_bytes() == written
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("compute")
+    # the curve at 80 with C_mid 10, B 2: .3 + .3 / (1 + 1/64) = .5954
+    assert scores.observed[80] == pytest.approx(0.5954, abs=0.01) and scores.hit[80]
+    assert scores.error[80] == pytest.approx(scores.observed[80] - scores.predicted[80], abs=1e-5)
+    assert np.isnan(scores.observed[120])
+    assert "inside" in capsys.readouterr().out
+
+
+def test_fit_run_and_predict_run(tmp_path, write_run):
+    folder = write_run(tmp_path / "demo", num_points=12)
+    result = fit_run(folder)
+    assert result.run == "demo" and result.num_points == 12
+    assert json.loads((folder / "fit.json").read_text())["identified"] == result.identified
+    assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    young = fit_run(write_run(tmp_path / "young", c_mid=300.0, num_points=12))
+    assert "not yet identified" in str(young) and young.needed_compute > 60
+    assert predict_run(folder, (100.0,)) and not predict_run(folder, (200.0,))
+    with pytest.raises(ValueError, match="no target lies beyond the last point, 60"):
+        predict_run(write_run(tmp_path / "other"), (50.0,))
+
+
+def test_file_names_of_different_runs_differ():
+    names = ["a/b", "a_b", "a b", "a:b", "ä", "a+b"]
+    assert len({slug(name) for name in names}) >= 5 and all("/" not in slug(name) for name in names)
+    assert slug("fig1/8B 100k") == "fig1_8B_100k"

@@ -1,0 +1,140 @@
+"""Good input is read whole; bad input gets a message that names place, value and way out."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalerl.fits.command import main
+from scalerl.fits.inputs import read_folder, read_input
+
+
+def test_run_folder_takes_r0_from_the_first_evaluation(tmp_path, write_run):
+    run = read_folder(write_run(tmp_path / "cispo"))
+    assert run.run == "cispo" and run.r0 == 0.3 and len(run.compute) == 25
+    assert run.compute[0] == 2.0 and (run.num_samples == 16_000).all() and run.fitted.all()
+    assert read_folder(tmp_path / "cispo", "tokens").compute[1] == 2e6
+    assert read_folder(tmp_path / "cispo", "steps").compute[-1] == 2500
+
+
+def test_sweep_folders_are_named_by_their_path(tmp_path, write_run):
+    for name in ("loss/cispo", "loss/dapo", "base"):
+        write_run(tmp_path / name)
+    runs, unreadable = read_input(tmp_path)
+    assert [run.key for run in runs] == ["base", "loss/cispo", "loss/dapo"] and not unreadable
+    assert [run.figure for run in runs] == ["", "loss", "loss"]
+
+
+def test_a_live_run_may_end_in_a_torn_line(tmp_path, write_run):
+    folder = write_run(tmp_path / "live")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "eval", "st')
+    assert len(read_folder(folder).compute) == 25
+
+
+def test_csv_and_parquet_agree(tmp_path, points):
+    points.to_csv(tmp_path / "p.csv", index=False)
+    points.to_parquet(tmp_path / "p.parquet")
+    for one, other in zip(read_input(tmp_path / "p.csv")[0], read_input(tmp_path / "p.parquet")[0], strict=True):
+        assert one.key == other.key in ("loss/high", "loss/low")
+        np.testing.assert_array_equal(one.compute, other.compute)
+        assert one.fitted.tolist() == [True] * 21 + [False] * 3
+
+
+def test_without_r0_the_first_row_is_r0(tmp_path, points):
+    points.drop(columns=["r0", "figure", "split"]).to_csv(tmp_path / "p.csv", index=False)
+    run = read_input(tmp_path / "p.csv")[0][0]
+    assert run.r0 == pytest.approx(points.pass_rate[0]) and len(run.compute) == 23
+
+
+def test_seeds_of_a_run_are_kept_apart(tmp_path, points):
+    both = pd.concat([points.assign(seed=1), points.assign(seed=2)])
+    both.to_csv(tmp_path / "p.csv", index=False)
+    assert [run.key for run in read_input(tmp_path / "p.csv")[0]] == [
+        "loss/high#1",
+        "loss/low#1",
+        "loss/high#2",
+        "loss/low#2",
+    ]
+
+
+def set_value(row, column, value):
+    def change(table):
+        table[column] = table[column].astype(object)
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+def swap(table):
+    table.loc[[4, 5], "gpu_hours"] = table.loc[[5, 4], "gpu_hours"].to_numpy()
+    return table
+
+
+BAD = {
+    "nan": (set_value(3, "pass_rate", np.nan), "line 5: pass_rate is nan, not a finite number"),
+    "text": (set_value(3, "gpu_hours", "soon"), "line 5: gpu_hours is 'soon', not a finite number"),
+    "over one": (set_value(3, "pass_rate", 45.3), r"line 5: pass_rate 45.3 is outside \[0, 1\]; is it a percentage"),
+    "falls": (swap, "line 7: gpu_hours falls from .* to .*; sort the points, or tell two runs of the name 'high' apart"),
+    "duplicate": (set_value(5, "gpu_hours", 1000 + 4 * 15_000 / 23), "line 7: a second point at gpu_hours .* duplicates"),
+    "one point": (lambda table: table.iloc[[0, *range(24, 48)]], "1 points; a curve needs at least 4"),
+    "split": (set_value(2, "split", "test"), "line 4: split 'test'; valid: fit, extrapolation"),
+    "r0 differs": (set_value(2, "r0", 0.5), "2 values of r0; two runs of one name"),
+    "r0 is a percentage": (lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)), r"R0 = 40.0; it must lie in \[0, 1\)"),
+    "two runs of one name": (
+        lambda table: pd.concat([table.iloc[:24], table]),
+        "tell two runs of the name 'high' apart by a seed or figure column",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_run_is_reported_and_the_rest_fitted(name, tmp_path, points, capsys):
+    change, message = BAD[name]
+    change(points).to_csv(tmp_path / "p.csv", index=False)
+    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: loss/high: ")
+    assert re.search(message, printed), printed
+    assert pd.read_csv(tmp_path / "out" / "fits.csv").run.tolist() == ["low"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; it needs the columns run, gpu_hours, pass_rate"),
+        ("run,gpu_hours,pass_rate\n", "has a header but no rows"),
+        ("run,gpu_hours\nx,1\n", "has no column pass_rate; it has run, gpu_hours"),
+        ("run,hours,pass_rate\nx,1,.5\n", "no column gpu_hours for the axis gpu_hours; there are run, hours, pass_rate"),
+    ],
+)
+def test_a_table_of_which_nothing_can_be_read(content, message, tmp_path, capsys):
+    (tmp_path / "p.csv").write_text(content)
+    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_folders_of_which_nothing_can_be_read(tmp_path, write_run, capsys):
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "no metrics.jsonl below" in capsys.readouterr().err
+    write_run(tmp_path / "short", num_points=3)
+    write_run(tmp_path / "late")
+    lines = (tmp_path / "late" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "late" / "metrics.jsonl").write_text("".join(lines[2:]))
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert "short: 4 evaluations; a curve needs R0 and at least 4 more: run longer" in printed
+    assert "late: the first evaluation is of step 100; R0 must be measured at step 0" in printed
+
+
+def test_a_bad_evaluation_is_named(tmp_path, write_run, capsys):
+    folder = write_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[4]["pass_rate"] = 1.7
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert "evaluation 3: pass_rate 1.7 is outside [0, 1]" in capsys.readouterr().err

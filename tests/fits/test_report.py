@@ -1,0 +1,74 @@
+"""The report in a real browser: it opens from a file, draws, sorts and answers the pointer, with no network."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from scalerl.fits.batch import fit_all
+from scalerl.fits.records import Options
+
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+PROBE = """
+<script>
+const seen = {}, rows = () => [...document.querySelectorAll("#fits tbody tr")].map(row => row.cells[1].textContent);
+const heads = [...document.querySelectorAll("#fits th")], head = heads.find(th => th.textContent === "A");
+seen.curves = document.querySelectorAll("#plot g").length;
+seen.points = document.querySelectorAll("#plot circle").length;
+seen.open = document.querySelectorAll('#plot circle[fill="#fff"]').length;
+seen.path = document.querySelector("#plot g path:nth-child(2)").getAttribute("d").length;
+seen.rows = rows();
+head.click(); seen.rising = rows();
+head.click(); seen.falling = rows();
+const group = document.querySelector("#plot g"), box = document.getElementById("plot").getBoundingClientRect();
+group.dispatchEvent(new MouseEvent("mousemove", {clientX: box.left + box.width * .7, clientY: box.top + 50, bubbles: true}));
+seen.tip = document.getElementById("tip").textContent;
+seen.tipShown = document.getElementById("tip").style.display;
+seen.band = group.querySelector(".band").getAttribute("opacity");
+document.querySelector("#fits tbody tr").click();
+seen.afterHiding = document.querySelectorAll("#plot g").length;
+seen.loaded = performance.getEntriesByType("resource").length;
+const result = document.createElement("pre");
+result.id = "result"; result.textContent = "RESULT" + JSON.stringify(seen) + "END";
+document.body.appendChild(result);
+</script></body>"""
+
+
+@pytest.fixture
+def report(tmp_path, points):
+    points["run"] = points.run.replace({"high": "high <b>&"})
+    points.to_csv(tmp_path / "p.csv", index=False)
+    fit_all(tmp_path / "p.csv", tmp_path / "out", Options())
+    return tmp_path / "out" / "report.html"
+
+
+def test_page_is_self_contained_and_escaped(report):
+    text = report.read_text()
+    assert not re.search(r'(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)', text)
+    assert "high <b>&" not in re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert [run["key"] for run in data["runs"]] == ["loss/high <b>&", "loss/low"]
+    assert "Ranking: loss" in text and "P(row&#x27;s ceiling is above column&#x27;s): loss" in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium: install it (apt-get install chromium) to test the report")
+def test_page_works_in_a_browser(report, tmp_path):
+    probe = tmp_path / "probe.html"
+    probe.write_text(report.read_text().replace("</body>", PROBE))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'<pre id="result">RESULT(.*?)END</pre>', page, re.S)
+    assert found, page[-2000:]
+    text = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    seen = json.loads(text)
+    assert seen["curves"] == 2 and seen["points"] == 48 and seen["open"] == 6 and seen["path"] > 100
+    assert seen["rows"] == ["high <b>&", "low"]
+    assert seen["rising"] == ["low", "high <b>&"] and seen["falling"] == ["high <b>&", "low"]
+    assert seen["tip"].startswith("loss/high <b>&\n") and re.search(r": 0\.\d{4}  \(0\.\d{4} to 0\.\d{4}\)", seen["tip"])
+    assert seen["tipShown"] == "block" and seen["band"] == "0.15"
+    assert seen["afterHiding"] == 1 and seen["loaded"] == 0
