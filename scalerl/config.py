@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
 
+NOT_IDENTITY = {"budget", "checkpoint", "launch", "logging"}
+"""Sections that may change while a run goes on."""
+
+
 class Section(BaseModel):
     """A frozen group of settings; keys it does not know are refused."""
 
@@ -165,8 +169,6 @@ class GeneratorConfig(Section):
     """KV cache an engine; 0: vLLM decides from the free device memory (GPU only, a CPU needs a number)."""
     verifier_workers: int = Field(2, ge=1)
     verify_timeout_s: float = Field(0.5, gt=0)
-    wait_for_weights_s: float = Field(1800, gt=0)
-    """How long a generator or evaluator waits for the first policy before it gives up."""
 
 
 class TrainerConfig(Section):
@@ -176,10 +178,6 @@ class TrainerConfig(Section):
     logprob_chunk_tokens: int = Field(2_048, ge=1)
     """Tokens whose logits exist at once, in forward and backward."""
     activation_checkpointing: bool = True
-    checkpoint_every_steps: int = Field(50, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    wait_for_rollouts_s: float = Field(7200, gt=0)
-    """How long the trainer waits for the groups of one batch before it gives up."""
 
 
 class EvaluationConfig(Section):
@@ -203,6 +201,12 @@ class BudgetConfig(Section):
         return self
 
 
+class CheckpointConfig(Section):
+    every_steps: int = Field(50, ge=1)
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints that stay; rollouts are kept as long as the oldest of them needs."""
+
+
 class LaunchConfig(Section):
     max_restarts: int = Field(3, ge=0)
     """How often each role may die and be started again within one attempt before the run ends."""
@@ -210,6 +214,10 @@ class LaunchConfig(Section):
     """Time the roles have to checkpoint and end when the run stops, before they are killed."""
     evaluation_deadline_s: float = Field(14_400, gt=0)
     """Time the evaluator has, after the last step, for the evaluations still due."""
+    wait_for_weights_s: float = Field(1800, gt=0)
+    """How long a generator or evaluator waits for the first policy before it gives up."""
+    wait_for_rollouts_s: float = Field(7200, gt=0)
+    """How long the trainer waits for the groups of one batch before it gives up."""
     distributed_timeout_s: float = Field(1800, gt=0)
     """Deadline of every collective between trainer ranks."""
 
@@ -221,7 +229,7 @@ class LoggingConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that defines a run. `budget`, `launch` and `logging` do not belong to its identity: see `signature`."""
+    """Everything that defines a run. All but NOT_IDENTITY identifies it: see `signature`."""
 
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
@@ -235,6 +243,7 @@ class RunConfig(Section):
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     budget: BudgetConfig = BudgetConfig(max_gpu_hours=4000)
+    checkpoint: CheckpointConfig = CheckpointConfig()
     launch: LaunchConfig = LaunchConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -250,9 +259,9 @@ class RunConfig(Section):
     def signature(self) -> str:
         """12 hex digits that identify the run: equal for configs that train the same policy on the same devices.
 
-        A raised budget, other restart limits or loggers leave it unchanged, so that an extension continues the same run.
+        A raised budget, other deadlines or loggers leave it unchanged, so that an extension continues the same run.
         """
-        identity = self.model_dump(mode="json", exclude={"budget", "launch", "logging"})
+        identity = self.model_dump(mode="json", exclude=NOT_IDENTITY)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 

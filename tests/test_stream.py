@@ -79,13 +79,15 @@ def test_uniform_drops_nothing():
     assert stream.draw(5) == ["a"] * 5
 
 
-def test_nothing_left_is_an_error_every_time():
+def test_the_stream_ends_when_every_prompt_is_mastered():
     stream = PromptStream(["a", "b"], seed=0, curriculum="no_positive_resampling")
-    for prompt_id in stream.draw(2):
-        stream.record(prompt_id, 4, 4)
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"no prompt is left: all 2 .* algo\.curriculum=uniform"):
-            stream.draw(1)
+    first = stream.draw(2)
+    stream.record(first[0], 4, 4)
+    assert stream.draw(2) == [first[1]] * 2
+    stream.record(first[1], 20, 20)
+    assert stream.draw(5) == []
+    assert stream.draw(1) == []
+    assert stream.num_dropped == 2
 
 
 def test_another_stream_s_state_is_refused():

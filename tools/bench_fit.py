@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import curve_fit
 
 from scalerl.curve.estimators import fit_curve
 from scalerl.curve.least_squares import fit_least_squares
@@ -39,8 +39,6 @@ def simulate(num_points: int, seed: int) -> tuple[FloatArray, FloatArray]:
 def printed_procedure(compute: FloatArray, pass_rate: FloatArray, r0: float) -> tuple[Sigmoid, float]:
     """The grid of arXiv 2510.13786 cell by cell; returns the best cell and its sum of squares."""
     best, least = None, np.inf
-    warnings.simplefilter("ignore", OptimizeWarning)
-    warnings.simplefilter("ignore", RuntimeWarning)  # overflow far from the best cell
     for a in A_GRID:
         for c_mid in C_MID_GRID:
 
@@ -48,7 +46,9 @@ def printed_procedure(compute: FloatArray, pass_rate: FloatArray, r0: float) -> 
                 return r0 + (a - r0) / (1 + (c_mid / c) ** b)
 
             try:
-                (b,), _ = curve_fit(law, compute, pass_rate, p0=[1.0])
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # overflow and unknown covariance, far from the best cell
+                    (b,), _ = curve_fit(law, compute, pass_rate, p0=[1.0])
             except RuntimeError:  # no convergence in this cell
                 continue
             squares = float(((law(compute, b) - pass_rate) ** 2).sum())

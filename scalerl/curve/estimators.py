@@ -44,10 +44,7 @@ class CurveFit:
         """What evaluations at `compute` [points] will show."""
         evaluations = self.predictive.evaluations(compute)
         low, high = np.quantile(evaluations, INTERVAL, axis=0)
-        if self.estimator == "default":
-            centre = np.median(evaluations, axis=0)
-        else:
-            centre = self.curve(compute)
+        centre = np.median(evaluations, axis=0) if self.estimator == "default" else self.curve(compute)
         return Prediction(predicted=centre, lo90=np.minimum(low, centre), hi90=np.maximum(high, centre))
 
 

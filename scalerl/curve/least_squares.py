@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from scalerl.curve.sigmoid import FloatArray, Sigmoid
+from scalerl.curve.sigmoid import BoolArray, FloatArray, Sigmoid
 
 B_RANGE = (0.05, 20.0)
 C_MID_MARGIN = 100.0
@@ -94,7 +94,7 @@ def _descend(state: State, problem: Problem) -> State:
     return state
 
 
-def _choose(better: FloatArray, new: State, old: State) -> State:
+def _choose(better: BoolArray, new: State, old: State) -> State:
     pairs = ((getattr(new, name), getattr(old, name)) for name in State.__dataclass_fields__)
     return State(*(np.where(better.reshape(-1, *[1] * (n.ndim - 1)), n, o) for n, o in pairs))
 

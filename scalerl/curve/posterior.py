@@ -80,9 +80,7 @@ def fit_posterior(window: Window, prior: Prior) -> tuple[Draws, Draws]:
     flat_prior = np.tile(log_prior(grid.cells, window, prior), 2)
     evidence = np.stack([part.log_evidence + flat_prior for part in parts])
     weights = np.array([noise.log_weight for noise in noises])
-    parameters, predictive = (
-        _draw(grid, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1)
-    )
+    parameters, predictive = (_draw(grid, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1))
     return parameters, predictive
 
 
@@ -175,18 +173,14 @@ def _noises(grid: Grid, window: Window, prior: Prior) -> list[Noise]:
     return white + wandering
 
 
-def _noise(
-    scatter: float, wander_sd: float, expected: float, prior: Prior, log_spacing: float, chance: float
-) -> Noise:
+def _noise(scatter: float, wander_sd: float, expected: float, prior: Prior, log_spacing: float, chance: float) -> Noise:
     """A node with its prior weight: scaled inverse chi-square in the scatter's square."""
     ratio = expected / scatter
     log_weight = prior.scatter_points * (np.log(ratio) - ratio**2 / 2) + log_spacing
     return Noise(float(scatter), wander_sd, (log_weight + np.log(chance), log_weight if wander_sd else -np.inf))
 
 
-def _integrate(
-    grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: float, wander_sd: float
-) -> Linear:
+def _integrate(grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: float, wander_sd: float) -> Linear:
     """Integrate R0 and A in closed form (2 x 2 normal equations per cell); A is truncated to [measured R0, 1]."""
     variance = basis.variance(scatter, wander_sd)
     y, one = window.pass_rate @ basis.rotation, basis.rotation.sum(axis=0)
@@ -209,9 +203,7 @@ def _integrate(
     return Linear(*(np.broadcast_to(column, det.shape).ravel() for column in columns))
 
 
-def _draw(
-    grid: Grid, log_weight: FloatArray, parts: list[Linear], noises: list[Noise], window: Window, prior: Prior
-) -> Draws:
+def _draw(grid: Grid, log_weight: FloatArray, parts: list[Linear], noises: list[Noise], window: Window, prior: Prior) -> Draws:
     """Systematic draws from the weighted cells [noises, 2 * cells], then from the normals within."""
     rng = np.random.default_rng(0)
     total = np.cumsum(np.exp(log_weight - log_weight.max()))

@@ -33,9 +33,7 @@ def cut(window: Window, start: float = 0.0, end: float = float("inf")) -> Window
     """
     inside = (window.compute >= start) & (window.compute <= end)
     samples = window.num_samples if isinstance(window.num_samples, int | float) else window.num_samples[inside]
-    return Window(
-        compute=window.compute[inside], pass_rate=window.pass_rate[inside], r0=window.r0, num_samples=samples
-    )
+    return Window(compute=window.compute[inside], pass_rate=window.pass_rate[inside], r0=window.r0, num_samples=samples)
 
 
 def fit_window(window: Window) -> WindowFit:

@@ -56,12 +56,16 @@ class PromptStream:
         return int(self._dropped.sum())
 
     def draw(self, count: int) -> list[str]:
-        """The next `count` prompts; they may span epochs.
-
-        Raises:
-            ValueError: every prompt has been dropped.
-        """
-        return [self._prompt_ids[self._next_index()] for _ in range(count)]
+        """The next `count` prompts; they may span epochs. Fewer, down to none, once every prompt has been dropped."""
+        drawn: list[str] = []
+        while len(drawn) < count and not self._dropped.all():
+            if self._position == len(self._order):
+                self._start_epoch(self._epoch + 1)
+            index = int(self._order[self._position])
+            self._position += 1
+            if not self._is_dropped(index):
+                drawn.append(self._prompt_ids[index])
+        return drawn
 
     def record(self, prompt_id: str, num_correct: int, num_completions: int) -> None:
         """Add a finished group's completions to the history of its prompt."""
@@ -98,20 +102,6 @@ class PromptStream:
         self._num_completions[:] = state["num_completions"]
         self._dropped[:] = False
         self._dropped[state["dropped"]] = True
-
-    def _next_index(self) -> int:
-        while True:
-            if self._position == len(self._order):
-                self._start_epoch(self._epoch + 1)
-            index = int(self._order[self._position])
-            self._position += 1
-            if not self._is_dropped(index):
-                return index
-            if self._dropped.all():
-                raise ValueError(
-                    f"no prompt is left: all {len(self._prompt_ids)} have reached a pass rate of {self._drop_pass_rate}; add "
-                    "harder prompts, raise algo.curriculum_drop_pass_rate, or set algo.curriculum=uniform"
-                )
 
     def _is_dropped(self, index: int) -> bool:
         if self._drops and not self._dropped[index] and self._num_completions[index]:

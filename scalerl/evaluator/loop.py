@@ -18,7 +18,7 @@ from scalerl.evaluator.mean_at_k import sample_and_grade, summarise
 from scalerl.fence import check_attempt
 from scalerl.files import read_json, write_json
 from scalerl.inference.completion import CompletionSampler
-from scalerl.inference.engine import EngineOptions, SamplingEngine
+from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.inference.stop import StopSignal
 from scalerl.metrics import post_row
@@ -40,14 +40,15 @@ def run_evaluator(run_dir: Path, *, attempt: int) -> None:
     """Evaluate until SIGTERM.
 
     Raises:
-        TimeoutError: the trainer published no policy within generator.wait_for_weights_s.
+        TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
         StaleAttempt: a newer attempt owns the run folder.
         ValueError: weights differ from their published hash, or a prompt is too long.
     """
     stop = StopSignal()
     paths = RunPaths(run_dir)
     config = RunConfig.model_validate(read_json(paths.config)["config"])
-    wait_for_manifest(paths, config.generator.wait_for_weights_s)
+    import_vllm()
+    wait_for_manifest(paths, config.launch.wait_for_weights_s)
     while not (pending := pending_evaluations(paths)):
         time.sleep(POLL_S)
     seed = int(np.random.SeedSequence([config.seed, config.generator.num, attempt]).generate_state(1)[0])

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axis", choices=list(AXES), default="gpu_hours", help="what compute is counted in")
     parser.add_argument("--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at")
     parser.add_argument("--min-compute", type=float, help="drop earlier points (paper: 1500 GPU-hours)")
+    parser.add_argument("--min-epochs", type=float, help="drop points of earlier epochs (needs a column epoch)")
     parser.add_argument("--max-compute", type=float, help="do not fit later points")
 
 
@@ -41,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(parsed: argparse.Namespace) -> int:
     """The command, arguments parsed."""
-    options = Options(
-        axis=parsed.axis,
-        estimator=parsed.estimator,
-        min_compute=parsed.min_compute,
-        max_compute=parsed.max_compute,
-        predict=parsed.predict,
-    )
     try:
+        options = Options(
+            axis=parsed.axis,
+            estimator=parsed.estimator,
+            min_compute=parsed.min_compute,
+            max_compute=parsed.max_compute,
+            min_epochs=parsed.min_epochs,
+            predict=parsed.predict,
+        )
         outcome = fit_all(parsed.input, parsed.out, options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

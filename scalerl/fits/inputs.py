@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scalerl.curve.prior import DEFAULT_SAMPLES
-from scalerl.curve.sigmoid import FloatArray
+from scalerl.curve.sigmoid import BoolArray, FloatArray
 from scalerl.curve.window import MIN_POINTS, Window
 from scalerl.metrics import read_rows
 
@@ -29,9 +29,11 @@ class RunPoints:
     seed: str
     compute: FloatArray
     pass_rate: FloatArray
-    fitted: FloatArray
+    fitted: BoolArray
     """False for points that are predicted and scored, never fitted."""
     num_samples: FloatArray
+    epoch: FloatArray | None
+    """Passes over the prompts so far, where the input has a column of that name."""
     r0: float
     folder: Path | None
     """The run folder, where there is one."""
@@ -108,14 +110,14 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     figure, _, run = name.rpartition("/")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "eval"]
     if len(rows) <= MIN_POINTS:
-        raise ValueError(
-            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer"
-        )
+        raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
     if table.step[0] != 0:
         raise ValueError(f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0")
     r0 = float(table.pass_rate[0])
-    return _points(table.iloc[1:], _column(table, axis), figure, run, "", r0, folder, lambda index: f"{folder}: evaluation {index}")
+    return _points(
+        table.iloc[1:], _column(table, axis), figure, run, "", r0, folder, lambda index: f"{folder}: evaluation {index}"
+    )
 
 
 def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
@@ -180,7 +182,8 @@ def _points(
     for name in (column, "pass_rate"):
         values = pd.to_numeric(rows[name], errors="coerce")
         for index in rows.index[~np.isfinite(values)]:
-            raise ValueError(f"{where(index)}: {name} is {rows[name][index]!r}, not a finite number")
+            raise ValueError(f"{where(index)}: {name} is {rows[name][index]}, not a finite number")
+        rows = rows.assign(**{name: values})
     for index in rows.index[(rows.pass_rate < 0) | (rows.pass_rate > 1)]:
         raise ValueError(f"{where(index)}: pass_rate {rows.pass_rate[index]} is outside [0, 1]; is it a percentage?")
     if not 0 <= r0 < 1:
@@ -197,6 +200,7 @@ def _points(
         pass_rate=rows.pass_rate.to_numpy(dtype=float),
         fitted=(split == "fit").to_numpy(),
         num_samples=_num_samples(rows),
+        epoch=rows.epoch.to_numpy(dtype=float) if "epoch" in rows else None,
         r0=r0,
         folder=folder,
     )
@@ -218,5 +222,8 @@ def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:
     if "num_prompts" in rows and "samples_per_prompt" in rows:
-        return np.asarray(rows.num_prompts * rows.samples_per_prompt, dtype=float)
+        num_samples = np.asarray(rows.num_prompts * rows.samples_per_prompt, dtype=float)
+        if not (num_samples > 0).all():
+            raise ValueError("num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all")
+        return num_samples
     return np.full(len(rows), float(DEFAULT_SAMPLES))

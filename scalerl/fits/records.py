@@ -10,6 +10,7 @@ import numpy as np
 from scalerl.curve.compare import quantiles
 from scalerl.curve.estimators import CurveFit, fit_curve
 from scalerl.curve.paper import MIN_GPU_HOURS
+from scalerl.curve.sigmoid import BoolArray
 from scalerl.curve.window import Window
 from scalerl.curve.windows import cut, stability
 from scalerl.fits.inputs import RunPoints
@@ -30,8 +31,19 @@ class Options:
     min_compute: float | None = None
     """Points before this are not fitted (None: the estimator's own rule)."""
     max_compute: float | None = None
+    min_epochs: float | None = None
+    """Points before this many passes over the prompts are not fitted; needs a column epoch."""
     predict: tuple[float, ...] = ()
     """Compute at which to predict every run."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ValueError: the paper's grid on another axis than its own.
+        """
+        if self.estimator == "paper" and self.axis != "gpu_hours":
+            raise ValueError(f"the paper's grid of C_mid is in GPU-hours; over {self.axis} use default or least_squares")
 
     @property
     def start(self) -> float:
@@ -86,9 +98,14 @@ def window_of(points: RunPoints, options: Options) -> Window:
     """What is fitted of a run: its fit points between the cut-offs.
 
     Raises:
-        ValueError: too few points are left.
+        ValueError: too few points are left, or epochs are asked for and not known.
     """
-    return cut(points.window(), options.start, options.max_compute or float("inf"))
+    start = options.start
+    if options.min_epochs is not None:
+        if points.epoch is None:
+            raise ValueError(f"{points.key} has no column epoch; cut off by compute instead (--min-compute)")
+        start = max(start, points.compute[points.epoch >= options.min_epochs].min(initial=float("inf")))
+    return cut(points.window(), start, options.max_compute or float("inf"))
 
 
 def fit_record(points: RunPoints, options: Options) -> RunRecord:
@@ -132,8 +149,8 @@ def fit_record(points: RunPoints, options: Options) -> RunRecord:
     )
 
 
-def _in_window(points: RunPoints, window: Window) -> np.ndarray:
-    return points.fitted & (points.compute >= window.compute[0]) & (points.compute <= window.compute[-1])
+def _in_window(points: RunPoints, window: Window) -> BoolArray:
+    return np.asarray(points.fitted & (points.compute >= window.compute[0]) & (points.compute <= window.compute[-1]))
 
 
 def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[float]]:

@@ -87,7 +87,7 @@ def _section(title: str, rows: Sequence[dict[str, Any]]) -> str:
 def _matrix(title: str, rows: list[Pair]) -> str:
     names = list(dict.fromkeys(row.recipe for row in rows))
     above = {(row.recipe, row.other): row.ceiling_above for row in rows}
-    table = [{"": one} | {other: above.get((one, other), "") for other in names} for one in names]
+    table: list[dict[str, Any]] = [{"": one} | {other: above.get((one, other), "") for other in names} for one in names]
     return _section(title, table)
 
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from scalerl.fits.predictions import Scored
 from scalerl.fits.records import RunRecord
 
 PARAMETERS = {"R0": "r0", "A": "a", "B": "b", "C_mid": "c_mid"}
+MAX_PAIRED = 30
+"""Pairwise probabilities are given for this many recipes of a figure, those with the highest ceilings."""
 
 
 def fit_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
@@ -65,8 +68,14 @@ def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str
     for figure in dict.fromkeys(record.figure for record in records):
         recipes = _recipes([record for record in records if record.figure == figure])
         if len(recipes) > 1:
-            ranked[figure], paired[figure] = rank(recipes), pairs(recipes)
+            ranked[figure] = rank(recipes)
+            paired[figure] = pairs(sorted(recipes, key=_ceiling)[:MAX_PAIRED])
     return ranked, paired
+
+
+def _ceiling(recipe: Recipe) -> float:
+    """Sorts the highest ceiling first."""
+    return -float(np.mean([np.median(quantiles) for quantiles in recipe.a_quantiles]))
 
 
 def _recipes(records: list[RunRecord]) -> list[Recipe]:
@@ -110,12 +119,12 @@ def write_tables(
     for name, rows in tables.items():
         path = out / f"{name}.csv"
         if rows:
-            files.write_atomic(path, lambda temporary, rows=rows: _write_csv(temporary, rows))
+            files.write_atomic(path, partial(_write_csv, rows))
         else:
             path.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -123,7 +132,8 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    """Every digit of a number: tables are joined on compute."""
+    return repr(float(value)) if isinstance(value, float) else value
 
 
 def format_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:

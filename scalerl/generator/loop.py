@@ -21,7 +21,7 @@ from scalerl.generator.admission import must_load, startable_groups
 from scalerl.generator.follow import PolicyFollower, weights_are_there
 from scalerl.generator.group import Group
 from scalerl.inference.completion import CompletionSampler
-from scalerl.inference.engine import EngineOptions, SamplingEngine
+from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.inference.stop import StopSignal
 from scalerl.paths import RunPaths
@@ -37,7 +37,7 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     """Generate until SIGTERM.
 
     Raises:
-        TimeoutError: the trainer published no policy within generator.wait_for_weights_s.
+        TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
         StaleAttempt: a newer attempt owns the run folder.
         ValueError: a manifest names an unknown prompt, a prompt is too long, or weights differ from their published hash.
     """
@@ -45,7 +45,8 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     paths = RunPaths(run_dir)
     config = RunConfig.model_validate(read_json(paths.config)["config"])
     problems = {problem.prompt_id: problem for problem in load_problems(Path(config.data.train))}
-    wait_for_manifest(paths, config.generator.wait_for_weights_s)
+    import_vllm()
+    wait_for_manifest(paths, config.launch.wait_for_weights_s)
     seed = int(np.random.SeedSequence([config.seed, index, attempt]).generate_state(1)[0])
     manifest, engine = _start_engine(paths, EngineOptions.of(config, seed), owner=f"generator-{index}")
     try:

@@ -77,8 +77,8 @@ class CompletionSampler(Generic[Key]):
             longest = length.interruption_max_tokens + len(self._forced_token_ids)
             if longest >= length.max_completion_tokens:
                 raise ValueError(
-                    f"length.interruption_max_tokens and the {len(self._forced_token_ids)} tokens of interruption_text make "
-                    f"{longest}: no room for an answer in max_thinking_tokens + max_solution_tokens = {length.max_completion_tokens}"
+                    f"length.interruption_max_tokens and the {len(self._forced_token_ids)} tokens of interruption_text make {longest}: "
+                    f"no answer fits max_thinking_tokens + max_solution_tokens = {length.max_completion_tokens}"
                 )
 
     @property

@@ -65,18 +65,24 @@ class Segment:
     stopped: bool
 
 
+def import_vllm() -> None:
+    """Set vLLM's environment and import it, which takes about eight seconds; a role does it while it waits for the trainer."""
+    os.environ.update(_ENVIRONMENT)
+    for name, value in _ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+
 class SamplingEngine:
     """One vLLM engine that serves one policy at a time, known by its folder's name and its policy version."""
 
     def __init__(self, folder: Path, policy_version: int, options: EngineOptions) -> None:
-        """Start the engine from a Hugging Face folder; imports vLLM.
+        """Start the engine from a Hugging Face folder.
 
         Raises:
             ValueError: kv_cache_gb is 0 on a machine without a GPU.
         """
-        os.environ.update(_ENVIRONMENT)
-        for name, value in _ENVIRONMENT_DEFAULTS.items():
-            os.environ.setdefault(name, value)
+        import_vllm()
         self._temperature = options.temperature
         self._engine = _start(folder, options)
         self._versions: dict[str, int] = {}

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from scalerl.config import RunConfig, differences
+from scalerl.config import NOT_IDENTITY, RunConfig, differences
 from scalerl.data.problem import load_problems
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
@@ -57,7 +57,7 @@ def open_run_folder(paths: RunPaths, config: RunConfig) -> None:
             changes = "; ".join(differences(saved, config))
             raise ValueError(
                 f"{paths.root} belongs to another run (signature {saved.signature()}, yours {config.signature()}): {changes}. "
-                f"Choose another --dir, or set these back; only budget.*, launch.* and logging.* may change in a run"
+                f"Choose another --dir, or set these back; only {', '.join(sorted(NOT_IDENTITY))} may change in a run"
             )
     elif paths.root.exists() and any(paths.root.iterdir()):
         raise ValueError(f"{paths.root} exists, is not empty and is not a run folder; choose another --dir")

@@ -106,7 +106,7 @@ class Supervisor:
     def _watch(self) -> tuple[str, str]:
         """Keep the roles up until the trainer has ended by itself; then let the evaluator finish. Returns (state, reason)."""
         self._loop(until=self._trainers_ended, watched=[*self.generators, self.evaluator])
-        reason = self._stop_reason or "max_steps reached"
+        reason = self._stop_reason or self._own_end()
         for process in self.generators:
             process.signal(signal.SIGTERM)
         if self._interrupts:
@@ -116,6 +116,17 @@ class Supervisor:
         deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
         self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.evaluator])
         return "finished", reason
+
+    def _own_end(self) -> str:
+        """Why the trainer ended without being asked to."""
+        self._collect()
+        max_steps = self.config.budget.max_steps
+        if max_steps is not None and self._last_step() >= max_steps:
+            return "max_steps reached"
+        return "every prompt is mastered (algo.curriculum = no_positive_resampling): add harder prompts to go on"
+
+    def _last_step(self) -> int:
+        return max((row["step"] for row in self.metrics.rows if row["kind"] == "step"), default=0)
 
     def _loop(self, until: Callable[[], bool], watched: list[RoleProcess]) -> None:
         while not until():
@@ -223,9 +234,8 @@ class Supervisor:
         self._saved_s = time.monotonic()
         heartbeat(self.paths)
         self.ledger.save()
-        steps = [row["step"] for row in self.metrics.rows if row["kind"] == "step"]
         pids = {process.name: process.pid for process in self.processes if process.running}
-        status = {"state": state, "reason": reason, "attempt": self.attempt, "step": steps[-1] if steps else 0, "pids": pids}
+        status = {"state": state, "reason": reason, "attempt": self.attempt, "step": self._last_step(), "pids": pids}
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
 
 

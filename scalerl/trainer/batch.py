@@ -66,11 +66,11 @@ class BatchReader:
         """The groups of the next step in order, or None when the run is to stop. All ranks call it.
 
         Raises:
-            TimeoutError: groups are missing after trainer.wait_for_rollouts_s; on every rank.
+            TimeoutError: groups are missing after launch.wait_for_rollouts_s; on every rank.
         """
         self.read_s = 0.0
         found: dict[int, Group] = {}
-        deadline_s = time.monotonic() + self._config.trainer.wait_for_rollouts_s
+        deadline_s = time.monotonic() + self._config.launch.wait_for_rollouts_s
         message: dict[str, Any] = {"state": "waiting"}
         while message["state"] == "waiting":
             if self._rank == 0:
@@ -120,7 +120,7 @@ class BatchReader:
         missing = [group for group in progress.batch_groups if group not in found]
         owners = sorted({group % self._config.generator.num for group in missing})
         return (
-            f"waited {self._config.trainer.wait_for_rollouts_s:.0f} s (trainer.wait_for_rollouts_s) for the groups {missing} of "
+            f"waited {self._config.launch.wait_for_rollouts_s:.0f} s (launch.wait_for_rollouts_s) for the groups {missing} of "
             f"step {progress.step} in {self._spool.root}; they are owed by generators {owners}: see their logs and "
             f"spool/quarantine"
         )

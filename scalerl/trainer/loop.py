@@ -60,7 +60,8 @@ class Trainer:
         return saved
 
     def run(self) -> None:
-        """Train until budget.max_steps or until the stop file appears; then checkpoint and have the last policy evaluated.
+        """Train until budget.max_steps, until no prompt is left or until the stop file appears; then checkpoint and have the last
+        policy evaluated.
 
         Raises:
             TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over. FloatingPointError: diverged.
@@ -69,12 +70,14 @@ class Trainer:
         if self.progress.step == 0:
             self.publisher.request_evaluation(self.progress)
         max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
-        while self.progress.step < max_steps and (groups := self._next_groups()) is not None:
+        while (
+            self.progress.step < max_steps and not self.progress.exhausted and (groups := self._next_groups()) is not None
+        ):
             row = self._train(groups)
             self._publish()
             self._post(row)
             self._check_finite()
-            if self.progress.step % self.config.trainer.checkpoint_every_steps == 0:
+            if self.progress.step % self.config.checkpoint.every_steps == 0:
                 self._checkpoint()
         self._checkpoint()
         self.publisher.request_evaluation(self.progress)
@@ -156,7 +159,7 @@ class Trainer:
         )
         self.saved_step = self.progress.step
         if self.rank == 0:
-            oldest_group = collect_old_checkpoints(self.paths, self.config.trainer.keep_checkpoints)
+            oldest_group = collect_old_checkpoints(self.paths, self.config.checkpoint.keep)
             Spool(self.paths.spool).collect_garbage(oldest_group)
         self.seconds["checkpoint_s"] = time.monotonic() - begin_s
 

@@ -62,6 +62,11 @@ class Progress:
         return range(self.next_group, self.next_group + self.batch_prompts)
 
     @property
+    def exhausted(self) -> bool:
+        """Whether the next batch cannot be filled: every prompt is mastered and was dropped."""
+        return self.batch_groups[-1] not in self.admitted
+
+    @property
     def learning_rate(self) -> float:
         """Of the next step: linear warm-up, then constant, times the factor of the plateaus so far."""
         optimizer = self.config.optimizer
@@ -97,8 +102,7 @@ class Progress:
         self.batch_prompts = self.grown_batch_prompts
         begin = self.next_group + len(self.admitted)
         end = admit_until(self.config.off_policy, self.step, self.next_group, self.batch_prompts)
-        prompt_ids = self.stream.draw(end - begin)
-        self.admitted.update(zip(range(begin, end), prompt_ids, strict=True))
+        self.admitted.update(enumerate(self.stream.draw(end - begin), begin))
 
     def state(self) -> dict[str, Any]:
         """All of it as JSON."""

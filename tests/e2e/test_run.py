@@ -27,7 +27,7 @@ def check_rows(run, num_steps: int, max_off_policyness: int) -> None:
 
 
 def test_two_generators_two_trainer_ranks_and_every_role_killed_once(make_run):
-    run = make_run("generator.num=2", "trainer.num_ranks=2", "budget.max_steps=14", "trainer.checkpoint_every_steps=3").start()
+    run = make_run("generator.num=2", "trainer.num_ranks=2", "budget.max_steps=14", "checkpoint.every_steps=3").start()
     for step, name in ((2, "generator-1"), (5, "trainer-1"), (8, "evaluator"), (9, "trainer-0")):
         run.wait_until(lambda step=step: run.step() >= step, f"step {step}")
         run.wait_until(lambda name=name: run.pid(name) is not None, f"{name} to run")
@@ -71,7 +71,7 @@ def test_parity_and_staleness_at_zero_learning_rate(make_run, mode, k, model):
 
 
 def test_ctrl_c_and_the_same_command_continue_one_run(make_run):
-    run = make_run("budget.max_steps=8", "trainer.checkpoint_every_steps=100").start()
+    run = make_run("budget.max_steps=8", "checkpoint.every_steps=100").start()
     run.wait_until(lambda: run.step() >= 3, "step 3")
     run.process.send_signal(signal.SIGINT)
     assert run.wait() == 130, run.report()

@@ -69,6 +69,11 @@ def set_value(row, column, value):
     return change
 
 
+def few_samples(table):
+    counts = np.where(table.run == "high", 0, 1000)
+    return table.assign(num_prompts=counts, samples_per_prompt=16)
+
+
 def swap(table):
     table.loc[[4, 5], "gpu_hours"] = table.loc[[5, 4], "gpu_hours"].to_numpy()
     return table
@@ -76,7 +81,8 @@ def swap(table):
 
 BAD = {
     "nan": (set_value(3, "pass_rate", np.nan), "line 5: pass_rate is nan, not a finite number"),
-    "text": (set_value(3, "gpu_hours", "soon"), "line 5: gpu_hours is 'soon', not a finite number"),
+    "text": (set_value(3, "gpu_hours", "soon"), "line 5: gpu_hours is soon, not a finite number"),
+    "text for a rate": (set_value(3, "pass_rate", "?"), "line 5: pass_rate is ., not a finite number"),
     "over one": (set_value(3, "pass_rate", 45.3), r"line 5: pass_rate 45.3 is outside \[0, 1\]; is it a percentage"),
     "falls": (swap, "line 7: gpu_hours falls from .* to .*; sort the points, or tell two runs of the name 'high' apart"),
     "duplicate": (set_value(5, "gpu_hours", 1000 + 4 * 15_000 / 23), "line 7: a second point at gpu_hours .* duplicates"),
@@ -84,6 +90,7 @@ BAD = {
     "split": (set_value(2, "split", "test"), "line 4: split 'test'; valid: fit, extrapolation"),
     "r0 differs": (set_value(2, "r0", 0.5), "2 values of r0; two runs of one name"),
     "r0 is a percentage": (lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)), r"R0 = 40.0; it must lie in \[0, 1\)"),
+    "no samples": (few_samples, "num_prompts and samples_per_prompt must be above 0"),
     "two runs of one name": (
         lambda table: pd.concat([table.iloc[:24], table]),
         "tell two runs of the name 'high' apart by a seed or figure column",
@@ -115,6 +122,17 @@ def test_a_table_of_which_nothing_can_be_read(content, message, tmp_path, capsys
     (tmp_path / "p.csv").write_text(content)
     assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_cut_off_by_epochs_and_an_axis_the_paper_does_not_know(tmp_path, points, capsys):
+    points.to_csv(tmp_path / "p.csv", index=False)
+    points.assign(epoch=points.gpu_hours / 1500).to_csv(tmp_path / "e.csv", index=False)
+    assert main([str(tmp_path / "e.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 0
+    assert (pd.read_csv(tmp_path / "out" / "fits.csv").window_start.between(1500, 2500)).all()
+    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 1
+    assert "has no column epoch; cut off by compute" in capsys.readouterr().err
+    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "o"), "--estimator", "paper", "--axis", "steps"]) == 2
+    assert "grid of C_mid is in GPU-hours; over steps use default" in capsys.readouterr().err
 
 
 def test_folders_of_which_nothing_can_be_read(tmp_path, write_run, capsys):

@@ -47,7 +47,7 @@ def report(tmp_path, points):
 
 def test_page_is_self_contained_and_escaped(report):
     text = report.read_text()
-    assert not re.search(r'(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)', text)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text)
     assert "high <b>&" not in re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert [run["key"] for run in data["runs"]] == ["loss/high <b>&", "loss/low"]

@@ -119,5 +119,5 @@ def test_forced_tokens_carry_the_version_served_then(finished):
 
 def test_an_interruption_without_room_for_an_answer_is_refused(policies, tied_engine):
     length = LENGTH.model_copy(update={"interruption_max_tokens": 40, "max_solution_tokens": 6})
-    with pytest.raises(ValueError, match="6 tokens of interruption_text make 46 tokens"):
+    with pytest.raises(ValueError, match="6 tokens of interruption_text make 46: no answer fits"):
         CompletionSampler(tied_engine, load_tokenizer(policies["tied"][0]), length, seed=0)

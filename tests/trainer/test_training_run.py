@@ -75,8 +75,8 @@ class Run:
             "trainer.num_ranks": 1,
             "trainer.micro_batch_tokens": 128,
             "trainer.activation_checkpointing": False,
-            "trainer.checkpoint_every_steps": 1,
-            "trainer.keep_checkpoints": 2,
+            "checkpoint.every_steps": 1,
+            "checkpoint.keep": 2,
             "evaluation.every_steps": 2,
             "budget.max_steps": STEPS,
         }
@@ -120,7 +120,7 @@ def runs(inputs, tmp_path_factory) -> dict[str, Run]:
     root = tmp_path_factory.mktemp("runs")
     runs = {name: Run.create(inputs, root / name) for name in ("straight", "resumed", "late", "stale")}
     runs["diverged"] = Run.create(inputs, root / "diverged", model="broken")
-    runs["late"].configure(**{"trainer.wait_for_rollouts_s": 0.5})
+    runs["late"].configure(**{"launch.wait_for_rollouts_s": 0.5})
     runs["resumed"].configure(**{"budget.max_steps": 2})
     spoil = dict(enumerate(["torn", *SPOILERS]))
     generators = [FakeGenerator(runs["straight"].paths, COMPLETIONS, spoil)]
