@@ -90,7 +90,8 @@ class RunRecord:
 def signature(points: RunPoints, options: Options) -> str:
     """Identifies a fit: the same points and options give the same record."""
     arrays = [values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)]
-    content = [FORMAT, points.key, points.r0, arrays, asdict(options)]
+    epoch = None if points.epoch is None else points.epoch.tolist()
+    content = [FORMAT, points.key, points.r0, arrays, epoch, asdict(options)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -145,3 +145,13 @@ def test_mastered_prompts_leave_later_epochs(curriculum):
         progress.finish_step(groups, 0.0)
     assert (mastered in later) == (curriculum == "uniform")
     assert progress.stream.num_dropped == (curriculum == "no_positive_resampling")
+
+
+def test_the_run_ends_when_every_prompt_is_mastered():
+    progress = begin()
+    for prompt_id in PROMPTS:
+        progress.stream.record(prompt_id, 100, 100)
+    while not progress.exhausted:
+        advance(progress)
+    assert progress.step == 3  # the six groups admitted at the start
+    assert progress.admitted == {}
