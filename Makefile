@@ -1,5 +1,6 @@
 # scalerl: `make` lists what there is to do. Everything runs from .venv, which `make setup` makes.
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE    # without compiled files every start of an engine takes seconds longer
 PYTHON_BIN := .venv/bin/python
 SEED ?= 0
 RUN ?= runs/demo

@@ -48,6 +48,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--heldout-fraction", type=float, default=0.02, help="share of prompts held out, by a hash of the prompt")
     parser.add_argument("--tokenizer", metavar="DIR", help="count prompt tokens with this model's tokenizer")
     parser.add_argument("--max-prompt-tokens", type=int, help="drop longer prompts (with --tokenizer)")
+    parser.add_argument("--instruction", default="", help="with --tokenizer: data.instruction of the run, counted too")
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
     parser.add_argument("--min-steps", type=int, default=1, help="with --generate: shortest chain")
@@ -76,17 +77,18 @@ def _prepare(arguments: argparse.Namespace) -> None:
             arguments.output,
             heldout_fraction=arguments.heldout_fraction,
             strict=arguments.strict,
-            count_tokens=_token_counter(arguments.tokenizer) if arguments.tokenizer else None,
+            count_tokens=_token_counter(arguments) if arguments.tokenizer else None,
             max_prompt_tokens=arguments.max_prompt_tokens,
         )
     print(report.table())
 
 
-def _token_counter(path: str):
-    from transformers import AutoTokenizer
+def _token_counter(arguments: argparse.Namespace):
+    from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    return lambda text: len(tokenizer(text)["input_ids"])
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    encoder = PromptEncoder(tokenizer, instruction=arguments.instruction, max_prompt_tokens=arguments.max_prompt_tokens)
+    return encoder.count_tokens
 
 
 def _add_base(commands) -> None:

@@ -214,12 +214,12 @@ def test_duplicates_conflicts_and_long_prompts(tmp_path):
     assert "6 tokens, over the limit of 5" in dropped["too_long"].examples[0]
 
 
-def test_impossible_fractions(tmp_path):
+def test_fractions(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", math_rows(3))
     with pytest.raises(ValueError, match=r"held-out fraction 1\.5"):
         prepare([path], tmp_path / "out", heldout_fraction=1.5)
-    with pytest.raises(ValueError, match="3 to train on and 0 held out"):
-        prepare([path], tmp_path / "out", heldout_fraction=1e-9)
+    assert not (tmp_path / "out").exists()
+    assert prepare([path], tmp_path / "out", heldout_fraction=0.0).train == 3
     assert prepare([path], tmp_path / "out", heldout_fraction=1.0).heldout == 3
 
 

@@ -17,7 +17,7 @@ case $EXTRA in cpu | gpu) ;; *) echo "setup: EXTRA=$EXTRA, valid: cpu, gpu" >&2;
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade uv
-export VIRTUAL_ENV=$PWD/.venv UV_LINK_MODE=copy
+export VIRTUAL_ENV=$PWD/.venv
 # uv reads none of pip's settings: hand the index on where the user has set one.
 if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}; fi
 

@@ -49,6 +49,8 @@ class Ranked:
     """B at the tier's common A."""
     b_lo90: float
     b_hi90: float
+    slope: float | None
+    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows it."""
     above_next: float | None
     """Probability that this recipe is better than the next: by A between tiers, by B inside one."""
 
@@ -134,6 +136,7 @@ def _tiers(recipes: list[Recipe], ceilings: dict[str, FloatArray], allowed: floa
 
 def _row(number: int, recipe: Recipe, a: FloatArray, tier: int, common_a: float, log_b: FloatArray) -> Ranked:
     a_lo90, a_middle, a_hi90 = (float(q) for q in np.quantile(a, (0.05, 0.5, 0.95)))
+    slopes = [slope for window in recipe.windows if (slope := linearised_slope(window, common_a)) is not None]
     b_lo90, b_middle, b_hi90 = (float(q) for q in np.exp(np.quantile(log_b, (0.05, 0.5, 0.95))))
     return Ranked(
         rank=number,
@@ -148,6 +151,7 @@ def _row(number: int, recipe: Recipe, a: FloatArray, tier: int, common_a: float,
         b=b_middle,
         b_lo90=b_lo90,
         b_hi90=b_hi90,
+        slope=float(np.mean(slopes)) if slopes else None,
         above_next=None,
     )
 
@@ -171,11 +175,13 @@ def pairs(recipes: list[Recipe]) -> list[Pair]:
     ]
 
 
-def linearised_slope(window: Window, a: float) -> float:
+def linearised_slope(window: Window, a: float) -> float | None:
     """B from the leave-one-out form: F(R) = (A - R0) / (R - R0) - 1, log(C_mid^B / F) = B log C, by least squares.
 
-    Points at or above the ceiling `a`, or at or below R0, have no F and are left out.
+    Points at or above the ceiling `a`, or at or below R0, have no F and are left out; None if fewer than two are left.
     """
     inside = (window.pass_rate < a) & (window.pass_rate > window.r0)
+    if inside.sum() < 2:
+        return None
     f = (a - window.r0) / (window.pass_rate[inside] - window.r0) - 1
     return float(-np.polyfit(window.log_compute[inside], np.log(f), 1)[0])

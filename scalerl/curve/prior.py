@@ -45,8 +45,8 @@ PUBLISHED = Prior(
     gain_sd=0.07622,
     white_scatter=1.043,
     scatter=0.6,
-    wander_sd=0.0065,
-    wander_length=0.8,
+    wander_sd=0.0055,
+    wander_length=0.3,
     drift=0.004,
 )
 """Learnt from all the published curves (18 distinct runs) by tools/learn_prior.py."""

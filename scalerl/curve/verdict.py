@@ -18,6 +18,9 @@ MAX_HALF_WIDTH_SHARE = 0.15
 SEEN_GAIN = 0.8
 """A ceiling counts as approached once this part of the gain has been reached."""
 
+MAX_FACTOR = 1000.0
+"""More than this many times the window's compute is no answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -27,7 +30,7 @@ class Verdict:
     reason: str
     """Why not, in words; empty when identified."""
     needed_compute: float | None
-    """Where the run would have to end to see its ceiling, when it is not identified yet."""
+    """Where the run would have to end to see its ceiling; None when it is identified, or the window cannot tell."""
 
 
 def judge(parameters: Draws, alternatives: list[Alternative], window: Window) -> Verdict:
@@ -68,7 +71,8 @@ def _width(parameters: Draws) -> list[str]:
     return [f"the 90 % interval of A, {low:.3f} to {high:.3f}, is wider than +-{allowed:.3f}"]
 
 
-def _needed_compute(parameters: Draws, window: Window) -> float:
+def _needed_compute(parameters: Draws, window: Window) -> float | None:
     """Where nearly every draw has made 80 % of its gain; at least a quarter more than the window has."""
-    reached = parameters.c_mid * (SEEN_GAIN / (1 - SEEN_GAIN)) ** (1 / parameters.b)
-    return float(max(np.quantile(reached, 0.9), 1.25 * window.compute[-1]))
+    log_reached = np.log(parameters.c_mid) + np.log(SEEN_GAIN / (1 - SEEN_GAIN)) / parameters.b
+    factor = np.exp(min(np.quantile(log_reached, 0.9) - np.log(window.compute[-1]), np.log(2 * MAX_FACTOR)))
+    return float(max(factor, 1.25) * window.compute[-1]) if factor <= MAX_FACTOR else None

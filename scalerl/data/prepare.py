@@ -191,11 +191,6 @@ def _write(
     problems = sorted(problems, key=lambda problem: problem.prompt_id)
     heldout = [problem for problem in problems if is_heldout(problem.prompt_id, heldout_fraction)]
     train = [problem for problem in problems if not is_heldout(problem.prompt_id, heldout_fraction)]
-    if 0 < heldout_fraction < 1 and not (train and heldout):
-        raise ValueError(
-            f"held-out fraction {heldout_fraction} splits {len(problems)} problems into {len(train)} to train on and "
-            f"{len(heldout)} held out; choose a fraction that leaves some of both, or 0 or 1 for all on one side"
-        )
     output.mkdir(parents=True, exist_ok=True)
     write_problems(output / "train.parquet", train)
     write_problems(output / "heldout.parquet", heldout)

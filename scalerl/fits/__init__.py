@@ -8,7 +8,7 @@ from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits.figures import run_figure, save
 from scalerl.fits.inputs import read_folder
 from scalerl.fits.predictions import NAME, write_prediction
-from scalerl.fits.records import Options, fit_record
+from scalerl.fits.records import Options, advice, fit_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FitResult:
     reason: str
     """Why the ceiling is not identified; empty when it is."""
     needed_compute: float | None
-    """GPU-hours at which it should be."""
+    """GPU-hours at which it should be; None when it is, or when that cannot be said."""
 
     def __str__(self) -> str:
         """One paragraph for a terminal."""
@@ -35,8 +35,8 @@ class FitResult:
         if self.identified:
             return curve + f"A {c.a:.3f} (90 %: {low:.3f} to {high:.3f}), B {c.b:.2f}, C_mid {c.c_mid:.4g} GPU-hours"
         return curve + (
-            f"ceiling not yet identified ({self.reason}); A between {low:.3f} and {high:.3f}, "
-            f"to know more run to about {self.needed_compute:.3g} GPU-hours"
+            f"ceiling not yet identified ({self.reason}); A between {low:.3f} and {high:.3f}; "
+            f"{advice(self.needed_compute)} GPU-hours"
         )
 
 

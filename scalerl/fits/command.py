@@ -8,7 +8,7 @@ from pathlib import Path
 from scalerl.curve.estimators import ESTIMATORS
 from scalerl.fits.batch import Outcome, fit_all
 from scalerl.fits.inputs import AXES
-from scalerl.fits.records import Options
+from scalerl.fits.records import Options, advice
 from scalerl.fits.tables import fit_rows, format_table
 
 COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse", "points", "identified")
@@ -64,7 +64,7 @@ def _tell(outcome: Outcome, out: Path) -> None:
         print(format_table(fit_rows(outcome.records), COLUMNS))
     for record in outcome.records:
         if not record.identified:
-            print(f"{record.key}: not yet identified: {record.reason}; run to about {record.needed_compute:.4g}")
+            print(f"{record.key}: not yet identified: {record.reason}; {advice(record.needed_compute)} {record.axis}")
     for row in outcome.scored:
         if row.hit is not None:
             verdict = "inside" if row.hit else "outside"

@@ -1,5 +1,6 @@
 """Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot be read."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,18 @@ def _read_folders(root: Path, axis: str) -> tuple[list[RunPoints], list[Unreadab
 
 
 def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[RunPoints], list[Unreadable]]:
-    runs, unreadable = [], []
+    runs: dict[str, RunPoints] = {}
+    unreadable = []
     for i, name in enumerate(names):
         try:
             run = read(i)
             run.window()
-            runs.append(run)
+            if run.key in runs:
+                raise ValueError(f"a second run of the name {run.key!r}; rename its folder, or fit the folders apart")
+            runs[run.key] = run
         except ValueError as error:
             unreadable.append(Unreadable(run=name, reason=str(error)))
-    return runs, unreadable
+    return list(runs.values()), unreadable
 
 
 def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) -> RunPoints:
@@ -107,7 +111,7 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
         ValueError: a row lacks a value, or the evaluations do not make a curve.
     """
     name = folder.name if name is None else name
-    figure, _, run = name.rpartition("/")
+    figure, run, seed = _split_name(name)
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "eval"]
     if len(rows) <= MIN_POINTS:
         raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
@@ -116,8 +120,15 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
         raise ValueError(f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0")
     r0 = float(table.pass_rate[0])
     return _points(
-        table.iloc[1:], _column(table, axis), figure, run, "", r0, folder, lambda index: f"{folder}: evaluation {index}"
+        table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{folder}: evaluation {index}"
     )
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN."""
+    parent, _, folder = name.rpartition("/")
+    match = re.fullmatch(r"([^-]+)-(.+)-seed(\d+)", folder)
+    return (match[1], match[2], match[3]) if match else (parent, folder, "")
 
 
 def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:

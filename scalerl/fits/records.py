@@ -87,6 +87,11 @@ class RunRecord:
     """compute, observed (None for a target), predicted, lo90, hi90."""
 
 
+def advice(needed_compute: float | None) -> str:
+    """What to do about a ceiling that is not identified; the unit follows."""
+    return f"run to about {needed_compute:.4g}" if needed_compute else "how far to run cannot be said yet, in"
+
+
 def signature(points: RunPoints, options: Options) -> str:
     """Identifies a fit: the same points and options give the same record."""
     arrays = [values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)]

@@ -1,7 +1,8 @@
 """What a generator may do under a manifest. Pure functions: with `spool.policy.admit_until` they bound the off-policyness.
 
-The bound: a group is started only when the served policy is at least as new as the manifest that admits it, and the served policy
-never goes back; so every token of the group is of that policy version or a newer one.
+The bound: a group is started only with the policy of the manifest that admits it. While it runs the served policy only gets newer:
+when the trainer goes back to a checkpoint, what runs is dropped (`goes_back`). So every token of the group is of that policy
+version or a newer one. The trainer checks each token all the same, and has a group that breaks the bound generated again.
 """
 
 from collections.abc import Container
@@ -9,13 +10,13 @@ from collections.abc import Container
 from scalerl.spool.policy import PolicyManifest
 
 
-def must_load(manifest: PolicyManifest, served_name: str, served_version: int) -> bool:
-    """Whether to load the manifest's policy.
+def goes_back(manifest: PolicyManifest, served_version: int) -> bool:
+    """Whether the trainer has resumed from its checkpoint, before the served policy.
 
-    Not an older one: a trainer that resumes from its checkpoint publishes old versions again, while groups that a newer version
-    admitted are still running.
+    The groups running then were admitted by a newer policy. With older weights their tokens would break the bound; and without loading
+    the older weights, a group that the replay needs again would get tokens newer than the policy it trains.
     """
-    return manifest.name != served_name and manifest.policy_version >= served_version
+    return manifest.policy_version < served_version
 
 
 def startable_groups(
@@ -25,7 +26,7 @@ def startable_groups(
 
     taken: groups that are in the spool or running here.
     """
-    if served_version < manifest.policy_version:
+    if served_version != manifest.policy_version:
         return []
     mine = [(group, prompt_id) for group, prompt_id in manifest.admitted if group % num_generators == index]
     return sorted((group, prompt_id) for group, prompt_id in mine if group not in taken)

@@ -17,7 +17,7 @@ from scalerl.config import LengthConfig, RunConfig
 from scalerl.data.problem import Problem, load_problems
 from scalerl.fence import check_attempt
 from scalerl.files import read_json
-from scalerl.generator.admission import must_load, startable_groups
+from scalerl.generator.admission import goes_back, startable_groups
 from scalerl.generator.follow import PolicyFollower, weights_are_there
 from scalerl.generator.group import Group
 from scalerl.inference.completion import CompletionSampler
@@ -131,7 +131,10 @@ class Generator:
         manifest = self._follower.latest()
         if manifest == self._manifest:
             return
-        if must_load(manifest, self._engine.policy_name, self._engine.policy_version):
+        if goes_back(manifest, self._engine.policy_version):
+            self._sampler.abort()
+            self._groups.clear()
+        if manifest.name != self._engine.policy_name:
             try:
                 with pinned_weights(self._paths, manifest.name, self._name) as folder:
                     load_s = self._engine.reload(folder, manifest.policy_version)

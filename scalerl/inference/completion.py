@@ -100,6 +100,11 @@ class CompletionSampler(Generic[Key]):
         )
         self._request(running, max_tokens)
 
+    def abort(self) -> None:
+        """Drop every running completion."""
+        self._engine.abort(list(self._running))
+        self._running.clear()
+
     def step(self) -> list[Completion[Key]]:
         """One step of the engine; returns the completions that finished with it."""
         finished = []

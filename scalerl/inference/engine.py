@@ -114,6 +114,10 @@ class SamplingEngine:
         """Sample one token for every running request (vLLM's scheduler permitting); returns the requests that finished."""
         return [self._segment(output) for output in self._engine.step() if output.finished]
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop running requests; `step` does not return them any more."""
+        self._engine.abort_request(list(request_ids))
+
     def reload(self, folder: Path, policy_version: int) -> float:
         """Serve the weights of `folder` from the next step on; returns the seconds it took.
 

@@ -20,6 +20,10 @@ class PromptEncoder:
         self._max_prompt_tokens = max_prompt_tokens
         self._encoded: dict[str, list[int]] = {}
 
+    def count_tokens(self, problem_text: str) -> int:
+        """Tokens of the prompt as the engine will see it."""
+        return len(self._tokenize(problem_text))
+
     def encode(self, prompt_id: str, problem_text: str) -> list[int]:
         """Token ids, [prompt tokens].
 

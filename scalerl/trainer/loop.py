@@ -70,9 +70,7 @@ class Trainer:
         if self.progress.step == 0:
             self.publisher.request_evaluation(self.progress)
         max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
-        while (
-            self.progress.step < max_steps and not self.progress.exhausted and (groups := self._next_groups()) is not None
-        ):
+        while self.progress.step < max_steps and not self.progress.exhausted and (groups := self._next_groups()) is not None:
             row = self._train(groups)
             self._publish()
             self._post(row)

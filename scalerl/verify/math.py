@@ -6,9 +6,9 @@ from math_verify import parse, verify
 
 from scalerl.verify.answers import Answer, final_text, find_answer, quick_grade
 
-MAX_EXPRESSION_CHARACTERS = 200
-"""A plain one-line answer up to this long is read as one LaTeX expression too, not only searched for numbers."""
 SCIENTIFIC = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]+)")
+PROSE = re.compile(r"[$\n]|(?<![\\A-Za-z])[A-Za-z]{2,}")
+"""A dollar, a second line or a bare word: not one LaTeX expression. Reading words as products of letters takes long, too."""
 
 
 def grade(response: str, reference: str, *, think_end: str = "") -> bool:
@@ -33,7 +33,7 @@ def equal_by_algebra(answer: Answer, reference: str) -> bool:
 def _readings(answer: Answer) -> list[str]:
     if answer.boxed:
         return [_boxed(answer.text)]
-    if "\n" in answer.text or len(answer.text) > MAX_EXPRESSION_CHARACTERS:
+    if PROSE.search(answer.text):
         return [answer.text]
     return [_boxed(answer.text), answer.text]
 

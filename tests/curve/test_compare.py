@@ -56,6 +56,7 @@ def test_within_the_margin_b_decides():
     assert [row.recipe for row in rows] == ["quick", "slow", "low"]
     assert [row.tier for row in rows] == [1, 1, 2]
     assert rows[0].common_a == pytest.approx(0.605, abs=1e-3)
+    assert rows[0].slope > 1.9 > rows[1].slope > 1.4
     assert rows[0].b > 2.0 > rows[1].b and rows[0].above_next > 0.95
     assert rows[1].above_next > 0.99  # .61 against .55, a tier apart
     assert rows[2].above_next is None
@@ -83,3 +84,4 @@ def test_slope_of_the_linearised_form_is_b():
     assert linearised_slope(window, 0.605) == pytest.approx(1.82, abs=1e-9)
     above = replace(window, pass_rate=np.where(COMPUTE > 11_000, 0.61, window.pass_rate))
     assert linearised_slope(above, 0.605) == pytest.approx(1.82, abs=1e-9)  # no F at or above the ceiling
+    assert linearised_slope(window, 0.41) is None

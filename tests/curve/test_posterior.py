@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import multivariate_normal, norm
 
 from scalerl.curve.draws import Draws
+from scalerl.curve.estimators import ESTIMATORS, fit_curve
 from scalerl.curve.posterior import fit_posterior, integrate_all
 from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import Sigmoid
@@ -73,6 +76,27 @@ def test_noisier_evaluations_widen_the_interval():
     few, _ = fit_posterior(replace(window, num_samples=512.0), PUBLISHED)
     many, _ = fit_posterior(window, PUBLISHED)
     assert np.ptp(few.interval("a")) > 1.3 * np.ptp(many.interval("a"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.floats(0.01, 100.0), min_size=4, max_size=20),
+    rates=st.lists(st.floats(0.0, 1.0), min_size=20, max_size=20),
+    r0=st.floats(0.0, 0.99),
+    estimator=st.sampled_from(sorted(ESTIMATORS)),
+    samples=st.sampled_from([16, 16_000, 10**8]),
+)
+def test_any_curve_gets_finite_ordered_intervals(steps, rates, r0, estimator, samples):
+    """Noise, collapse, flat lines at 0 or 1: bounds in order, rates in a range that makes sense, JSON-able numbers."""
+    window = Window(compute=np.cumsum(steps), pass_rate=np.array(rates[: len(steps)]), r0=r0, num_samples=float(samples))
+    fit = fit_curve(window, estimator)
+    for name in ("r0", "a", "b", "c_mid"):
+        low, high = fit.parameters.interval(name)
+        assert np.isfinite([low, high]).all() and low <= high
+    assert fit.parameters.interval("a")[0] >= 0 and fit.parameters.interval("a")[1] <= 1
+    prediction = fit.predict(window.compute[-1] * np.array([1.5, 10.0]))
+    assert np.isfinite(prediction.predicted).all()
+    assert (prediction.lo90 <= prediction.predicted).all() and (prediction.predicted <= prediction.hi90).all()
 
 
 def test_prediction_intervals_widen_with_distance():

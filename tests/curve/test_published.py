@@ -18,7 +18,17 @@ def test_default_predicts_better_than_the_paper_leave_one_figure_out(tool, publi
 def test_shipped_prior_is_the_learnt_one(tool, published):
     learn_prior = tool("learn_prior")
     learnt = learn_prior.learn(learn_prior.others(published, None))
-    for name in ("log_b_mean", "log_b_scale", "gain_mean", "gain_sd", "white_scatter", "scatter", "wander_sd", "drift"):
+    for name in (
+        "log_b_mean",
+        "log_b_scale",
+        "gain_mean",
+        "gain_sd",
+        "white_scatter",
+        "scatter",
+        "wander_sd",
+        "wander_length",
+        "drift",
+    ):
         assert getattr(PUBLISHED, name) == pytest.approx(getattr(learnt, name), rel=1e-3), name
 
 

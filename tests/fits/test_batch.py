@@ -76,6 +76,17 @@ def test_only_what_changed_is_fitted_again(tmp_path, write_run):
     assert fit(tmp_path / "sweep", out, estimator="least_squares").num_fitted == 3
 
 
+def test_seeds_of_a_sweep_are_pooled(tmp_path, write_run):
+    for seed in range(3):
+        write_run(tmp_path / "sweep" / f"loss_type-cispo-seed{seed}", a=0.6 + 0.008 * seed, seed=seed)
+        write_run(tmp_path / "sweep" / f"loss_type-dapo-seed{seed}", a=0.5 + 0.008 * seed, seed=seed)
+    fit(tmp_path / "sweep", tmp_path / "out")
+    ranking = pd.read_csv(tmp_path / "out" / "ranking.csv").set_index("recipe")
+    assert ranking.num_seeds.tolist() == [3, 3] and ranking["rank"].to_dict() == {"cispo": 1, "dapo": 2}
+    assert ranking.a["cispo"] == pytest.approx(0.608, abs=0.008)
+    assert len(pd.read_csv(tmp_path / "out" / "fits.csv")) == 6
+
+
 def test_a_ceiling_that_is_not_identified_is_not_printed(tmp_path, write_run, capsys):
     write_run(tmp_path / "young", c_mid=200.0)
     assert main([str(tmp_path / "young"), "--out", str(tmp_path / "out")]) == 0

@@ -27,6 +27,16 @@ def test_sweep_folders_are_named_by_their_path(tmp_path, write_run):
     assert [run.figure for run in runs] == ["", "loss", "loss"]
 
 
+def test_a_sweep_names_axis_recipe_and_seed(tmp_path, write_run, capsys):
+    for name in ("loss_type/loss_type-cispo-seed0", "loss_type/loss_type-cispo-seed1", "again/loss_type-cispo-seed0"):
+        write_run(tmp_path / name)
+    runs, unreadable = read_input(tmp_path)
+    assert [(run.figure, run.run, run.seed) for run in runs] == [("loss_type", "cispo", "0"), ("loss_type", "cispo", "1")]
+    assert [bad.run for bad in unreadable] == ["loss_type/loss_type-cispo-seed0"]
+    assert "a second run of the name 'loss_type/cispo#0'" in unreadable[0].reason
+    assert [run.key for run in read_input(tmp_path / "loss_type")[0]] == ["loss_type/cispo#0", "loss_type/cispo#1"]
+
+
 def test_a_live_run_may_end_in_a_torn_line(tmp_path, write_run):
     folder = write_run(tmp_path / "live")
     with (folder / "metrics.jsonl").open("a") as file:

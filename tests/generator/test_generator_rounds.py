@@ -61,15 +61,17 @@ def test_a_policy_that_arrives_in_flight_marks_the_tokens_after_it(make_run, mak
     assert all(versions == sorted(versions) for versions in crossed)
 
 
-def test_an_older_policy_is_not_loaded_but_its_groups_are_started(make_run, make_generator):
-    trainer = make_run()
-    old = trainer.publish(0, range(0, 2))
-    generator = make_generator(trainer, trainer.publish(3, range(4, 6)))
-    rounds_until(generator, lambda: trainer.spool.present(4, 6) == {4, 5})
-    trainer.publish(0, range(0, 2))  # the trainer resumed from its checkpoint
-    rounds_until(generator, lambda: trainer.spool.present(0, 2) == {0, 1})
-    assert old.name != generator._engine.policy_name
-    assert {version for rollout in trainer.spool.read(0) for version in rollout.policy_versions} == {3}
+def test_a_trainer_that_goes_back_takes_its_generators_along(make_run, make_generator):
+    trainer = make_run(**{"length.length_control": "none", "length.max_thinking_tokens": 40})
+    generator = make_generator(trainer, trainer.publish(3, range(4, 8)))
+    for _ in range(3):
+        generator.advance()
+    assert generator._sampler.num_running
+    old = trainer.publish(0, range(0, 6))  # the trainer resumed from its checkpoint
+    rounds_until(generator, lambda: trainer.spool.present(0, 8) == set(range(6)))
+    assert generator._engine.policy_name == old.name
+    versions = {version for group in range(6) for rollout in trainer.spool.read(group) for version in rollout.policy_versions}
+    assert versions == {0}
 
 
 def test_nothing_is_published_into_a_folder_of_a_newer_attempt(make_run, make_generator):
