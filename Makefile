@@ -3,7 +3,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE    # without compiled files every start of an engine takes seconds longer
 PYTHON_BIN := .venv/bin/python
 SEED ?= 0
-RUN ?= runs/demo
+RUN ?= runs/demo-seed0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check sweep fit
@@ -33,5 +33,5 @@ sweep: setup  ## an axis of sweeps/ as a grid of runs: AXIS=loss_type [SCALE=dem
 	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
 	$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) $(if $(DRY_RUN),--dry-run)
 
-fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo
+fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo-seed0
 	$(PYTHON_BIN) -m scalerl fit $(RUN)

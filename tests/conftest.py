@@ -17,6 +17,15 @@ from scalerl.spool.shards import Spool
 
 NUM_PROBLEMS = 7
 
+SLOWER = ("trainer", "inference", "evaluator", "generator", "e2e")
+"""Folders whose tests start engines, the slowest last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, so that `-x` ends early."""
+    folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    items.sort(key=lambda item: SLOWER.index(folders[item]) + 1 if folders[item] in SLOWER else 0)
+
 
 @pytest.fixture(scope="session")
 def write_policy() -> Callable[..., None]:
