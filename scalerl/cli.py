@@ -28,9 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes no positional arguments after an option, but that is where people write overrides
-    if rest and (any(text.startswith("-") for text in rest) or not hasattr(arguments, "overrides")):
+    if arguments.command is _fit:
+        arguments.overrides = rest  # its own parser reads them
+    elif rest and (any(text.startswith("-") for text in rest) or not hasattr(arguments, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
+    elif rest:
         arguments.overrides += rest
     try:
         return arguments.command(arguments) or 0
@@ -196,15 +198,21 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _add_fit(commands) -> None:
-    parser = commands.add_parser("fit", help="fit the sigmoid to a run: fit.json and curve.png in its folder")
-    parser.add_argument("run_dir", type=Path)
+    parser = commands.add_parser(
+        "fit", add_help=False, help="a run: fit.json and curve.png; a sweep or table: as tools/fit_all.py"
+    )
     parser.set_defaults(command=_fit)
 
 
-def _fit(arguments: argparse.Namespace) -> None:
+def _fit(arguments: argparse.Namespace) -> int | None:
     from scalerl.fits import fit_run
+    from scalerl.fits.command import main as fit_all
 
-    print(fit_run(arguments.run_dir))
+    rest = arguments.overrides
+    if len(rest) != 1 or not (Path(rest[0]) / "config.json").exists():
+        return fit_all(rest)
+    print(fit_run(Path(rest[0])))
+    return None
 
 
 def _add_role(commands) -> None:

@@ -115,6 +115,7 @@ class FakeTrainer:
             policy_version=policy_version,
             name=name,
             sha256=sha256,
+            epoch=0.5 * policy_version,
             tokens=100 * policy_version,
             flops=1e6 * policy_version,
             published_s=1000.0 + policy_version,

@@ -24,7 +24,6 @@ def test_a_login_node_needs_no_engine():
         (["run", "nowhere.toml", "--dir", "x"], "nowhere.toml"),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x", "loss_type=dapo"], "did you mean algo.loss_type?"),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x"], "model.path is not set"),
-        (["fit", "nowhere"], "nowhere"),
         (["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "huge"], "--scale huge: there are demo"),
         (["prepare", "--input", "nowhere.json", "--output", "x"], "nowhere.json"),
     ],

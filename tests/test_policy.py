@@ -37,7 +37,9 @@ def publish(paths, version, content):
 
 
 def make_request(step=0, name="00000000-abc"):
-    return EvaluationRequest(step=step, policy_version=step, name=name, sha256="", tokens=1, flops=2.0, published_s=3.0)
+    return EvaluationRequest(
+        step=step, policy_version=step, name=name, sha256="", epoch=0.5, tokens=1, flops=2.0, published_s=3.0
+    )
 
 
 def test_a_name_never_means_two_contents(paths):

@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Fit, predict and rank all the curves of a sweep.
 
-    python tools/fit_all.py SWEEP_DIR --out DIR
+    python tools/fit_all.py SWEEP_DIR                     # into SWEEP_DIR/fits
     python tools/fit_all.py points.csv --out DIR --estimator paper
     python tools/fit_all.py SWEEP_DIR --out DIR --predict 16000,50000   # writes prediction.json, once
 

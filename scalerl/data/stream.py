@@ -51,6 +51,11 @@ class PromptStream:
         return self._epoch
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts at the start, dropped ones included."""
+        return len(self._prompt_ids)
+
+    @property
     def num_dropped(self) -> int:
         """Prompts dropped for good so far."""
         return int(self._dropped.sum())

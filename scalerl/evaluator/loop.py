@@ -127,6 +127,7 @@ class Evaluator:
             "step": request.step,
             "policy_version": request.policy_version,
             **summarise(results),
+            "epoch": request.epoch,
             "tokens": request.tokens,
             "flops": request.flops,
             "evaluation_s": time.monotonic() - begin_s,

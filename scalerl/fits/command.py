@@ -17,7 +17,7 @@ COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `main`."""
     parser.add_argument("input", type=Path, help="sweep folder, run folder, .csv or .parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder for tables, figures and report")
+    parser.add_argument("--out", type=Path, help="folder for tables, figures and report (default: INPUT/fits, or TABLE-fits)")
     parser.add_argument("--estimator", choices=list(ESTIMATORS), default="default")
     parser.add_argument("--axis", choices=list(AXES), default="gpu_hours", help="what compute is counted in")
     parser.add_argument("--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at")
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(parsed: argparse.Namespace) -> int:
     """The command, arguments parsed."""
+    source: Path = parsed.input
+    out = parsed.out or (source / "fits" if source.is_dir() else source.with_name(f"{source.stem}-fits"))
     try:
         options = Options(
             axis=parsed.axis,
@@ -51,11 +53,11 @@ def run(parsed: argparse.Namespace) -> int:
             min_epochs=parsed.min_epochs,
             predict=parsed.predict,
         )
-        outcome = fit_all(parsed.input, parsed.out, options)
+        outcome = fit_all(parsed.input, out, options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _tell(outcome, parsed.out)
+    _tell(outcome, out)
     return 1 if outcome.unreadable else 0
 
 

@@ -1,7 +1,8 @@
 """Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot be read."""
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,18 @@ def read_input(path: Path, axis: str = "gpu_hours") -> tuple[list[RunPoints], li
 
 
 def _read_folders(root: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
-    folders = sorted(file.parent for file in root.rglob("metrics.jsonl"))
+    folders = sorted(_run_folders(root))
     if not folders:
         raise ValueError(f"no metrics.jsonl below {root}: give a run folder or a folder of runs")
     names = [root.name if folder == root else folder.relative_to(root).as_posix() for folder in folders]
     return _collect(names, lambda i: read_folder(folders[i], axis, names[i]))
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, subfolders, names in os.walk(root):
+        if "metrics.jsonl" in names:
+            subfolders.clear()  # the spool and the checkpoints of a run hold many files and no runs
+            yield Path(folder)
 
 
 def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[RunPoints], list[Unreadable]]:

@@ -41,13 +41,14 @@ class PolicyManifest:
 class EvaluationRequest:
     """evaluations/<step>.request.json: one policy to evaluate, with the compute spent up to its publication.
 
-    tokens: completion tokens trained on, cumulative. flops: of generation and training, cumulative. published_s: unix time.
+    epoch: groups trained per training prompt. tokens: completion tokens trained on, cumulative. flops: of generation and training, cumulative. published_s: unix time.
     """
 
     step: int
     policy_version: int
     name: str
     sha256: str
+    epoch: float
     tokens: int
     flops: float
     published_s: float

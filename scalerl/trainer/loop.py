@@ -130,7 +130,8 @@ class Trainer:
         check_attempt(self.paths, self.attempt)
         if self.rank == 0:
             progress = self.progress
-            totals = {"prompts_dropped_total": progress.stream.num_dropped, "tokens": progress.tokens, "flops": progress.flops}
+            totals = {"epoch": progress.epoch, "tokens": progress.tokens, "flops": progress.flops}
+            totals["prompts_dropped_total"] = progress.stream.num_dropped
             head = {"kind": "step", "step": progress.step, "policy_version": progress.step, "time_s": time.time()}
             post_row(self.paths, head | row | totals | self.seconds)
         self.seconds = dict.fromkeys(self.seconds, 0.0)

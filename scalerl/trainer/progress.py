@@ -62,6 +62,11 @@ class Progress:
         return range(self.next_group, self.next_group + self.batch_prompts)
 
     @property
+    def epoch(self) -> float:
+        """Groups trained so far, per training prompt: passes over the data, as long as no prompt is dropped."""
+        return self.next_group / self.stream.num_prompts
+
+    @property
     def exhausted(self) -> bool:
         """Whether the next batch cannot be filled: every prompt is mastered and was dropped."""
         return self.batch_groups[-1] not in self.admitted

@@ -84,6 +84,7 @@ class Publisher:
             policy_version=step,
             name=name,
             sha256=sha256,
+            epoch=progress.epoch,
             tokens=progress.tokens,
             flops=progress.flops,
             published_s=time.time(),
