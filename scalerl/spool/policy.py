@@ -41,7 +41,8 @@ class PolicyManifest:
 class EvaluationRequest:
     """evaluations/<step>.request.json: one policy to evaluate, with the compute spent up to its publication.
 
-    epoch: groups trained per training prompt. tokens: completion tokens trained on, cumulative. flops: of generation and training, cumulative. published_s: unix time.
+    epoch: groups trained per training prompt. tokens: completion tokens trained on, cumulative. flops: of generation and training,
+    cumulative. published_s: unix time.
     """
 
     step: int
