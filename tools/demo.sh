@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One ScaleRL run from nothing on two CPU cores. Called by `make demo`.
-#   SEED=0   of the base model and the run; each seed has its own run folder
+#   SEED=0   of the run; each seed has its own run folder, all start from one base model
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1

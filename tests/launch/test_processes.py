@@ -58,6 +58,7 @@ def test_a_dead_role_takes_its_children_along(start_role, tmp_path):
     wait_until(lambda: not process.running or process.poll() is not None, "the end of the role")
     child = int((tmp_path / "child").read_text())
     wait_until(lambda: not running(child), "the end of its child")
+    assert not process.running
 
 
 def test_stop_kills_what_ignores_sigterm(start_role, tmp_path):
