@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("prepare", "base", "run", "sweep", "evaluate", "verify", "fit", "role")
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `command` to its function."""
@@ -34,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     elif rest:
         arguments.overrides += rest
+    if arguments.command is _role:
+        return _role(arguments) or 0  # its log wants the whole traceback
     try:
         return arguments.command(arguments) or 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"scalerl: error: {error}", file=sys.stderr)
         return 2
 
@@ -62,6 +62,8 @@ def _add_prepare(commands) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from scalerl.data.prepare import prepare, prepare_arithmetic
 
+    if arguments.generate and (arguments.tokenizer or arguments.max_prompt_tokens or arguments.strict):
+        raise ValueError("--generate makes valid problems: --tokenizer, --max-prompt-tokens and --strict go with --input")
     if arguments.generate:
         report = prepare_arithmetic(
             arguments.output,
@@ -141,7 +143,7 @@ def _add_sweep(commands) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from scalerl.launch.supervisor import run
+    from scalerl.launch.supervisor import EXIT_INTERRUPTED, run
     from scalerl.paths import RunPaths
     from scalerl.sweep import grid
 
@@ -157,7 +159,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
         print(f"{point.config.signature()}  {sweep_dir / point.name}")
     if arguments.dry_run:
         return 0
-    codes = [run(point.config, RunPaths(sweep_dir / point.name)) for point in points]
+    codes = [0]
+    for point in points:
+        codes.append(run(point.config, RunPaths(sweep_dir / point.name)))
+        if codes[-1] == EXIT_INTERRUPTED:
+            break
     return max(codes)
 
 
@@ -177,6 +183,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from scalerl.evaluator import evaluate_model
 
     config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
+    if arguments.samples_per_prompt < 1:
+        raise ValueError(f"--samples-per-prompt {arguments.samples_per_prompt}: at least 1 is needed")
     summary = evaluate_model(arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt)
     print(json.dumps(summary, indent=1))
 
@@ -194,6 +202,7 @@ def _add_verify(commands) -> None:
 def _verify(arguments: argparse.Namespace) -> None:
     from scalerl.verify.files import verify_file
 
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     print(verify_file(arguments.input, arguments.output, arguments.think_end, arguments.workers, arguments.timeout_s))
 
 

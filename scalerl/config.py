@@ -23,7 +23,7 @@ NOT_IDENTITY = {"budget", "checkpoint", "launch", "logging"}
 class Section(BaseModel):
     """A frozen group of settings; keys it does not know are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True)
 
 
 class ModelConfig(Section):

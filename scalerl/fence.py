@@ -36,12 +36,13 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
         raise StaleAttempt(f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops")
 
 
-def _process_runs(pid: int) -> bool:
+def _started_ticks(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks since boot; None if there is none. Process ids are used again."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
-        return False
-    return state != "Z"
+        return None
+    return None if state == "Z" else int(fields[18])
 
 
 def claim_attempt(paths: RunPaths) -> int:
@@ -67,7 +68,7 @@ def _claim_locked(paths: RunPaths) -> int:
         owner = read_json(paths.attempt)
         attempt = owner["attempt"] + 1
         if owner["host"] == socket.gethostname():
-            alive = owner["pid"] != os.getpid() and _process_runs(owner["pid"])
+            alive = owner["pid"] != os.getpid() and _started_ticks(owner["pid"]) == owner["started_ticks"]
         else:
             alive = time.time() - paths.attempt.stat().st_mtime < HEARTBEAT_EXPIRES_S
         if alive:
@@ -75,7 +76,8 @@ def _claim_locked(paths: RunPaths) -> int:
                 f"{paths.root} is being run by process {owner['pid']} on {owner['host']} (attempt {owner['attempt']}); "
                 f"stop it first, or choose another --dir"
             )
-    write_json(paths.attempt, {"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid(), "started_s": time.time()})
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid())}
+    write_json(paths.attempt, {"attempt": attempt, **me})
     return attempt
 
 
@@ -87,5 +89,5 @@ def heartbeat(paths: RunPaths) -> None:
 def release_attempt(paths: RunPaths) -> None:
     """Give the folder free for a supervisor on any host; the number stays."""
     owner = json.loads(paths.attempt.read_text())
-    write_json(paths.attempt, owner | {"pid": 0, "host": socket.gethostname()})
+    write_json(paths.attempt, owner | {"pid": 0, "started_ticks": -1, "host": socket.gethostname()})
     os.utime(paths.attempt, (0, 0))

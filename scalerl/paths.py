@@ -95,6 +95,6 @@ class RunPaths:
         return self.logs / f"{attempt:04d}" / f"{role}.log"
 
     def create(self) -> None:
-        """Make the folders that roles write to."""
+        """Make the run folder and the folders that roles write to."""
         for folder in (self.inbox, self.logs, self.spool, self.weights, self.evaluations, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)

@@ -40,19 +40,17 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
         content = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    if "points" in content:
-        points = [
-            (point.get("name", ""), flatten({k: v for k, v in point.items() if k != "name"})) for point in content["points"]
-        ]
-    elif {"key", "values"} <= content.keys():
-        points = [(str(value), {content["key"]: value}) for value in content["values"]]
-    else:
-        raise ValueError(
-            f"{path}: an axis has `key` and `values`, or a list of [[points]]; found {', '.join(content) or 'nothing'}"
-        )
+    match content:
+        case {"points": [*tables]} if all(isinstance(table, dict) for table in tables):
+            points = [(str(table.pop("name", "")), flatten(table)) for table in tables]
+        case {"key": str(key), "values": [*values]}:
+            points = [(str(value), {key: value}) for value in values]
+        case _:
+            found = ", ".join(content) or "nothing"
+            raise ValueError(f"{path}: an axis has a `key` and a list of `values`, or a list of [[points]]; found {found}")
     names = [name for name, _ in points]
-    if not points or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: every point needs a name of its own, found {names}")
+    if not points or "" in names or len(set(names)) < len(names) or any("/" in name for name in names):
+        raise ValueError(f"{path}: every point needs a name of its own without '/', since it names a folder; found {names}")
     for _, overrides in points:
         for key in overrides:
             check_key(key, str(path))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ def paths(tmp_path):
 
 
 def own(paths, **owner):
-    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_s": 0.0} | owner)
+    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1} | owner)
 
 
 def test_attempts_count_up_and_older_ones_are_refused(paths):
@@ -32,7 +33,9 @@ def test_attempts_count_up_and_older_ones_are_refused(paths):
 
 def test_a_live_supervisor_on_this_host_keeps_the_folder(paths):
     process = subprocess.Popen(["sleep", "60"])
-    own(paths, pid=process.pid)
+    own(paths, pid=process.pid, started_ticks=1)
+    assert claim_attempt(paths) == 4, "another process with the number of the old one"
+    own(paths, pid=process.pid, started_ticks=int(Path(f"/proc/{process.pid}/stat").read_text().split()[21]))
     with pytest.raises(ValueError, match=f"being run by process {process.pid}"):
         claim_attempt(paths)
     process.kill()

@@ -29,8 +29,12 @@ def test_every_shipped_axis_makes_distinct_runs():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('key = "model.path"\nvalues = ["/models/a"]', "without '/'"),
+        ('key = "seed"\nvalues = 3', "a `key` and a list of `values`"),
+        ("key = 3\nvalues = [3]", "a `key` and a list of `values`"),
+        ("points = [1]", "a `key` and a list of `values`"),
         ('key = "algo.los"\nvalues = [1]', "unknown key 'algo.los'"),
-        ('key = "seed"', "an axis has `key` and `values`"),
+        ('key = "seed"', "a `key` and a list of `values`"),
         ('key = "seed"\nvalues = [1, 1]', "a name of its own"),
         ('key = "seed"\nvalues = []', "a name of its own"),
         ("[[points]]\nseed = 1", "a name of its own"),

@@ -79,6 +79,8 @@ class Evaluator:
         )
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
         self._problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
+        for problem in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
+            self._prompts.encode(problem.prompt_id, problem.prompt)
         self._pool = VerifierPool(
             num_workers=config.generator.verifier_workers,
             timeout_s=config.generator.verify_timeout_s,

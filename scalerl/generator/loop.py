@@ -98,6 +98,8 @@ class Generator:
         self._prompts = PromptEncoder(
             tokenizer, instruction=config.data.instruction, max_prompt_tokens=config.length.max_prompt_tokens
         )
+        for problem in problems.values():  # a prompt that is too long ends the run now, not when its turn comes
+            self._prompts.encode(problem.prompt_id, problem.prompt)
         self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(engine, tokenizer, config.length, seed)
         self._reward = partial(reward, penalty=_penalty(config.length))
         self._spool = Spool(paths.spool)

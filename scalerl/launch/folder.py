@@ -1,9 +1,10 @@
 """The run folder before anything expensive starts: input checked, config saved, an earlier run recognised."""
 
+import os
 import subprocess
 from pathlib import Path
 
-from scalerl.config import NOT_IDENTITY, RunConfig, differences
+from scalerl.config import NOT_IDENTITY, RunConfig, build_config, differences, flatten
 from scalerl.data.problem import load_problems
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
@@ -17,8 +18,12 @@ def check_inputs(config: RunConfig, on_cpu: bool) -> None:
     """
     if not config.model.path:
         raise ValueError("model.path is not set: name a Hugging Face directory, such as the one `scalerl base` makes")
-    if config.model.path.startswith((".", "/", "~")) and not (Path(config.model.path) / "config.json").exists():
-        raise ValueError(f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face directory")
+    online = os.environ.get("HF_HUB_OFFLINE") == "0"  # then it may be a hub name
+    if not online and not (Path(config.model.path) / "config.json").exists():
+        raise ValueError(
+            f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face directory (a hub name needs "
+            f"HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
+        )
     for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
         if not value:
             raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
@@ -38,15 +43,18 @@ def read_config(paths: RunPaths) -> RunConfig:
     """The resolved config of an existing run folder.
 
     Raises:
-        ValueError: the folder has no config.json, so it is no run folder.
+        ValueError: the folder has no config.json, or one that this version cannot read.
     """
     if not paths.config.exists():
         raise ValueError(f"{paths.root} is not a run folder (no config.json); `scalerl run CONFIG --dir {paths.root}` makes one")
-    return RunConfig.model_validate(read_json(paths.config)["config"])
+    saved = read_json(paths.config)
+    if not isinstance(saved, dict) or "config" not in saved:
+        raise ValueError(f"{paths.config} holds no resolved config; restore it from a copy, or choose another --dir")
+    return build_config(flatten(saved["config"]), str(paths.config))
 
 
-def open_run_folder(paths: RunPaths, config: RunConfig) -> None:
-    """Create the folder, or check that the one there belongs to the same run, and save the resolved config.
+def check_run_folder(paths: RunPaths, config: RunConfig) -> None:
+    """Check that the folder is new, or belongs to the same run; changes nothing.
 
     Raises:
         ValueError: the folder belongs to another run, or holds something else.
@@ -61,7 +69,9 @@ def open_run_folder(paths: RunPaths, config: RunConfig) -> None:
             )
     elif paths.root.exists() and any(paths.root.iterdir()):
         raise ValueError(f"{paths.root} exists, is not empty and is not a run folder; choose another --dir")
-    paths.root.mkdir(parents=True, exist_ok=True)
-    paths.create()
+
+
+def save_config(paths: RunPaths, config: RunConfig) -> None:
+    """Write the resolved config; only the attempt that owns the folder may."""
     saved_config = {"signature": config.signature(), "git_commit": git_commit(), "config": config.model_dump(mode="json")}
     write_json(paths.config, saved_config)

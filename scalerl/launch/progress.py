@@ -1,5 +1,6 @@
 """The live line of a run: where it is, how well it does, what it has cost, when it ends."""
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -67,6 +68,8 @@ class Progress:
 
     def show(self, line: str) -> None:
         self._shown_s = time.monotonic()
+        if self._terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be rewritten
         print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
 
     def note(self, line: str) -> None:

@@ -4,6 +4,7 @@ The supervisor holds no state of its own that matters: everything is in the run 
 command continues the run.
 """
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from scalerl.config import RunConfig
 from scalerl.fence import claim_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
 from scalerl.launch.devices import assign_devices, visible_gpus
-from scalerl.launch.folder import check_inputs, open_run_folder
+from scalerl.launch.folder import check_inputs, check_run_folder, save_config
 from scalerl.launch.loggers import open_loggers
 from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.launch.progress import Progress, status_line
@@ -43,9 +44,11 @@ class Supervisor:
         gpus = visible_gpus()
         devices = assign_devices(config, gpus)
         check_inputs(config, on_cpu=not gpus)
-        open_run_folder(paths, config)
+        check_run_folder(paths, config)
         self.config, self.paths = config, paths
+        paths.create()
         self.attempt = claim_attempt(paths)
+        save_config(paths, config)
         self.ledger = ComputeLedger(paths)
         self.metrics = MetricsWriter(paths, self.ledger)
         self.progress = Progress()
@@ -54,6 +57,8 @@ class Supervisor:
         self.generators = [self._process("generator", index, devices) for index in range(config.generator.num)]
         self.evaluator = self._process("evaluator", None, devices)
         self._stop_reason: str | None = None
+        self._final = False
+        """Whether the run has ended for good: a larger budget would not make it go on."""
         self._stop_deadline_s = 0.0
         self._saved_s = 0.0
         self._interrupts = 0
@@ -115,6 +120,8 @@ class Supervisor:
             process.stop(GENERATOR_STOP_S)
         deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
         self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.evaluator])
+        if self._interrupts:
+            return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
         return "finished", reason
 
     def _own_end(self) -> str:
@@ -123,7 +130,8 @@ class Supervisor:
         max_steps = self.config.budget.max_steps
         if max_steps is not None and self._last_step() >= max_steps:
             return "max_steps reached"
-        return "every prompt is mastered (algo.curriculum = no_positive_resampling): add harder prompts to go on"
+        self._final = True
+        return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"
 
     def _last_step(self) -> int:
         return max((row["step"] for row in self.metrics.rows if row["kind"] == "step"), default=0)
@@ -207,6 +215,7 @@ class Supervisor:
         patience = self.config.evaluation.early_stop_evaluations
         pass_rates = [row["pass_rate"] for row in self.metrics.rows if row["kind"] == "eval"]
         if patience and len(pass_rates) > patience and max(pass_rates[-patience:]) <= max(pass_rates[:-patience]):
+            self._final = True
             return f"no better pass rate in {patience} evaluations"
         return None
 
@@ -228,6 +237,8 @@ class Supervisor:
             process.signal(signal.SIGTERM)
         for process in self.processes:
             process.stop(GENERATOR_STOP_S)
+        for pinned in self.paths.weights.glob(".generator-*"):  # of a generator that was killed
+            shutil.rmtree(pinned)
         self._collect()
 
     def _save(self, state: str, reason: str) -> None:
@@ -235,15 +246,24 @@ class Supervisor:
         heartbeat(self.paths)
         self.ledger.save()
         pids = {process.name: process.pid for process in self.processes if process.running}
-        status = {"state": state, "reason": reason, "attempt": self.attempt, "step": self._last_step(), "pids": pids}
+        status = {
+            "state": state,
+            "reason": reason,
+            "final": self._final,
+            "attempt": self.attempt,
+            "step": self._last_step(),
+            "pids": pids,
+        }
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
 
 
 def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
-    """Whether the run in the folder has ended by itself and its budget allows no further step."""
-    if not paths.status.exists() or read_json(paths.status)["state"] != "finished":
+    """Whether the run in the folder has ended by itself, for good or because its budget allows no further step."""
+    if not paths.status.exists() or pending_evaluations(paths):
         return False
     status = read_json(paths.status)
+    if status["state"] != "finished" or status["final"]:
+        return status["state"] == "finished"
     max_steps, max_gpu_hours = config.budget.max_steps, config.budget.max_gpu_hours
     return (max_steps is not None and status["step"] >= max_steps) or (
         max_gpu_hours is not None and status["gpu_hours"]["total"] >= max_gpu_hours
@@ -257,8 +277,8 @@ def run(config: RunConfig, paths: RunPaths) -> int:
         ValueError: bad input; nothing was started.
     """
     if paths.config.exists():
-        open_run_folder(paths, config)
+        check_run_folder(paths, config)
         if budget_used_up(config, paths):
-            print(f"{paths.root} has finished; raise budget.* to continue it")
+            print(f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget")
             return EXIT_FINISHED
     return Supervisor(config, paths).run()

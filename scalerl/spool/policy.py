@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,7 +68,10 @@ def admit_until(off_policy: OffPolicyConfig, policy_version: int, next_group: in
 
 
 def is_generation_policy(off_policy: OffPolicyConfig, policy_version: int) -> bool:
-    """Whether generators load this version: every one in pipeline_rl, the first of each phase of k in ppo_off_policy."""
+    """Whether generators load this version: every one in pipeline_rl, the first of each phase of k in ppo_off_policy.
+
+    A run that resumes inside a phase publishes the policy of its checkpoint for what is left of the phase: less off-policy, never more.
+    """
     return off_policy.mode == "pipeline_rl" or policy_version % off_policy.k == 0
 
 
@@ -155,14 +158,19 @@ def request_evaluation(paths: RunPaths, request: EvaluationRequest) -> None:
 
 def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
     """The requests not answered yet, oldest step first."""
-    return [EvaluationRequest(**read_json(path)) for path in sorted(paths.evaluations.glob("[0-9]*.request.json"))]
+    requests = []
+    for path in sorted(paths.evaluations.glob("[0-9]*.request.json")):
+        with suppress(FileNotFoundError):  # answered since it was listed
+            requests.append(EvaluationRequest(**read_json(path)))
+    return requests
 
 
 def answer_evaluation(paths: RunPaths, request: EvaluationRequest, result: dict) -> None:
     """Store evaluations/<step>.json (`result` must hold the request's `name`) and close the request."""
     assert result["name"] == request.name
     write_json(paths.evaluations / f"{request.step:08d}.json", result)
-    (paths.evaluations / f"{request.step:08d}.request.json").unlink()
+    if request in pending_evaluations(paths):  # a replay may have asked for other weights of the same step meanwhile
+        (paths.evaluations / f"{request.step:08d}.request.json").unlink()
 
 
 def collect_old_weights(paths: RunPaths, keep: Collection[str]) -> int:

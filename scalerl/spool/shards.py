@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from scalerl.files import fsync_file, fsync_folder, temporary_name, write_text
@@ -91,8 +92,9 @@ class Spool:
         while target.exists():
             number += 1
             target = folder / f"{path.name}.{number}"
-        write_text(target.with_name(target.name + ".reason.txt"), reason + "\n")
-        os.rename(path, target)
+        with suppress(FileNotFoundError):  # another process has just moved it
+            os.rename(path, target)
+            write_text(target.with_name(target.name + ".reason.txt"), reason + "\n")
         return target
 
     def collect_garbage(self, before_group: int) -> int:

@@ -159,7 +159,8 @@ class Trainer:
         self.saved_step = self.progress.step
         if self.rank == 0:
             oldest_group = collect_old_checkpoints(self.paths, self.config.checkpoint.keep)
-            Spool(self.paths.spool).collect_garbage(oldest_group)
+            # generators start what the manifest admits and the spool lacks: its window must stay
+            Spool(self.paths.spool).collect_garbage(min(oldest_group, self.publisher.admitted_from))
         self.seconds["checkpoint_s"] = time.monotonic() - begin_s
 
 

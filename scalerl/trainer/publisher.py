@@ -1,5 +1,6 @@
 """Publishes what the trainer makes: weights, the manifest that generators follow, evaluation requests."""
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -31,9 +32,15 @@ class Publisher:
         self._paths = paths
         self._engine = engine
         self._attempt = attempt
-        self._side_files = _side_files(engine, tokenizer_path) if engine.rank == 0 else {}
+        self._side_files: dict[str, bytes] = {}
+        if engine.rank == 0:
+            self._side_files = _side_files(engine, tokenizer_path)
+            for leftover in paths.weights.glob(".*.tmp"):  # of a trainer that was killed while it published
+                shutil.rmtree(leftover)
         self._published: tuple[int, str, str] = (-1, "", "")
         """Policy version, name and sha256 of the newest weights."""
+        self.admitted_from = 0
+        """The first group that the newest manifest admits."""
         self._names: list[str] = []
         """Of the last manifests."""
 
@@ -66,6 +73,7 @@ class Publisher:
         )
         check_attempt(self._paths, self._attempt)
         publish_manifest(self._paths, manifest)
+        self.admitted_from = manifest.next_group
         self._names = [*self._names, name][-KEEP_POLICIES:]
         collect_old_weights(self._paths, self._names)
 

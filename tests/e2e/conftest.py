@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scalerl.base_model import train_base_model
@@ -86,8 +87,13 @@ class Run:
 
     def left_behind(self) -> list[str]:
         """Command lines of processes that still mention the run folder."""
-        found = subprocess.run(["pgrep", "-af", str(self.paths.root)], capture_output=True, text=True).stdout.splitlines()
-        return [line for line in found if "pytest" not in line and "pgrep" not in line]
+        lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        return [line for line in lines if f"--dir {self.paths.root}" in line]
+
+    def family(self) -> list[psutil.Process]:
+        """The run and all its descendants, verifier processes included."""
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
 
     def report(self) -> str:
         """Supervisor output and the ends of the latest logs."""

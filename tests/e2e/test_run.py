@@ -2,9 +2,9 @@
 
 import os
 import signal
-import time
 
 import pandas as pd
+import psutil
 import pytest
 
 from scalerl.files import read_json
@@ -70,6 +70,17 @@ def test_parity_and_staleness_at_zero_learning_rate(make_run, mode, k, model):
         assert max(row["off_policyness_max"] for row in run.steps) > 0, "no token of an older policy: nothing was tested"
 
 
+def test_parity_on_policy_while_the_weights_change(make_run):
+    """PPO-off-policy-1 samples every token with the very policy it trains: each reload must bring exactly the trainer's weights."""
+    run = make_run(
+        "off_policy.mode=ppo_off_policy", "off_policy.k=1", "optimizer.learning_rate=1e-3", "budget.max_steps=6"
+    ).start()
+    assert run.wait() == 0, run.report()
+    check_rows(run, 6, max_off_policyness=0)
+    assert sum(row["step_applied"] for row in run.steps) >= 4
+    assert max(row["log_ratio_max"] or 0.0 for row in run.steps) <= 1e-4
+
+
 def test_ctrl_c_and_the_same_command_continue_one_run(make_run):
     run = make_run("budget.max_steps=8", "checkpoint.every_steps=100").start()
     run.wait_until(lambda: run.step() >= 3, "step 3")
@@ -92,8 +103,10 @@ def test_ctrl_c_and_the_same_command_continue_one_run(make_run):
 def test_a_killed_supervisor_leaves_nothing_running(make_run):
     run = make_run("budget.max_steps=1000").start()
     run.wait_until(lambda: run.step() >= 1, "step 1")
+    family = run.family()
+    assert len(run.left_behind()) == 4, "supervisor, trainer, generator, evaluator"
+    assert sum("scalerl.verify.server" in process.cmdline() for process in family) >= 2
     run.kill()
-    end_s = time.monotonic() + 15
-    while run.left_behind() and time.monotonic() < end_s:
-        time.sleep(0.2)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
     assert run.left_behind() == []

@@ -53,4 +53,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
 
 
 def test_only_numbers_are_scalars():
-    assert scalars({"kind": "eval", "step": 3, "name": "x", "nothing": None, "flag": True}) == {"eval/step": 3.0, "eval/flag": 1.0}
+    assert scalars({"kind": "eval", "step": 3, "name": "x", "nothing": None, "flag": True}) == {
+        "eval/step": 3.0,
+        "eval/flag": 1.0,
+    }

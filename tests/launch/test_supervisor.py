@@ -98,7 +98,7 @@ def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
     assert "run finished: max_steps reached | step 3/3" in capsys.readouterr().out
     assert (paths.logs / "latest" / "trainer-1.log").exists()
     assert run(make_config(), paths) == 0
-    assert "raise budget.* to continue" in capsys.readouterr().out
+    assert "raise budget.*" in capsys.readouterr().out
 
 
 def test_dead_roles_are_started_again(paths, make_config, script_roles):
@@ -167,6 +167,8 @@ def test_early_stopping(paths, make_config, script_roles):
     )
     assert run(make_config("evaluation.early_stop_evaluations=2"), paths) == 0
     assert read_json(paths.status)["reason"] == "no better pass rate in 2 evaluations"
+    assert run(make_config("evaluation.early_stop_evaluations=2", "budget.max_steps=9"), paths) == 0
+    assert read_json(paths.attempt)["attempt"] == 1, "it has ended for good"
 
 
 def test_ctrl_c_lets_the_trainer_checkpoint_and_the_run_continue(paths, make_config, script_roles, tmp_path):
@@ -221,7 +223,13 @@ def test_bad_input_is_refused_before_anything_starts(paths, make_config, overrid
 
 
 def test_a_folder_of_another_run_is_refused(paths, make_config, script_roles, tmp_path):
-    script_roles('if role == "trainer": sys.exit(0)')
+    script_roles(
+        """
+        if role == "trainer":
+            if index == 0: step_row(3)
+            sys.exit(0)
+        """
+    )
     run(make_config(), paths)
     with pytest.raises(ValueError, match=r"another run .*algo\.loss_type: 'cispo' -> 'dapo'"):
         run(make_config("algo.loss_type=dapo"), paths)
@@ -231,3 +239,46 @@ def test_a_folder_of_another_run_is_refused(paths, make_config, script_roles, tm
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="not empty and is not a run folder"):
         run(make_config(), RunPaths(Path(tmp_path / "other")))
+
+
+def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            if index == 0:
+                step_row(3)
+                request = dict(step=3, policy_version=3, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+                (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
+            sys.exit(0)
+        if role == "evaluator" and (folder / "attempt-1-ended").exists():
+            (folder / "evaluations" / "00000003.request.json").unlink()
+        """
+    )
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    assert run(make_config(), paths) == 130
+    assert read_json(paths.status)["state"] == "stopped"
+    (paths.root / "attempt-1-ended").touch()
+    assert run(make_config(), paths) == 0
+    assert (read_json(paths.status)["state"], read_json(paths.attempt)["attempt"]) == ("finished", 2)
+
+
+def test_a_refused_command_changes_nothing_in_a_live_run(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            if index == 0: step_row(3)
+            sys.exit(0)
+        """
+    )
+    assert run(make_config(), paths) == 0
+    before = paths.config.read_text()
+    owner = read_json(paths.attempt)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    ticks = int(Path(f"/proc/{sleeper.pid}/stat").read_text().split()[21])
+    paths.attempt.write_text(json.dumps(owner | {"pid": sleeper.pid, "started_ticks": ticks}))
+    with pytest.raises(ValueError, match="is being run by process"):
+        run(make_config("budget.max_steps=9"), paths)
+    sleeper.kill()
+    sleeper.wait()
+    assert paths.config.read_text() == before
