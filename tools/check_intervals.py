@@ -1,9 +1,10 @@
 """Do 90 % intervals of A hold A in 90 % of simulated runs, where the verdict is "identified"?
 
-    python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000]
+    python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000] [--wander .0055]
 
 Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and white
-scatter .0035; R0 is measured with the same scatter.
+scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of that sd and correlation
+length .3 in log compute, as the published runs do: parameters are then less well known than the intervals say.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl.curve.estimators import CurveFit, fit_curve
+from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
 from scalerl.curve.window import Window
 
@@ -52,19 +54,23 @@ class Coverage:
         return self.num_inside / max(self.num_identified, 1)
 
 
-def simulate(curve: Sigmoid, compute: FloatArray, rng: np.random.Generator) -> Window:
-    """A run on the curve with white scatter, R0 measured likewise."""
+def simulate(curve: Sigmoid, compute: FloatArray, rng: np.random.Generator, wander_sd: float = 0.0) -> Window:
+    """A run on the curve with white scatter and perhaps a wander, R0 measured with the scatter."""
     pass_rate = curve(compute) + SCATTER * rng.standard_normal(len(compute))
+    if wander_sd:
+        distance = np.abs(np.subtract.outer(np.log(compute), np.log(compute)))
+        correlation = np.exp(-distance / PUBLISHED.wander_length) + 1e-9 * np.eye(len(compute))
+        pass_rate += wander_sd * np.linalg.cholesky(correlation) @ rng.standard_normal(len(compute))
     return Window(compute=compute, pass_rate=pass_rate, r0=curve.r0 + SCATTER * rng.standard_normal())
 
 
-def coverage(num_runs: int, compute: FloatArray, seed: int = 0) -> Coverage:
+def coverage(num_runs: int, compute: FloatArray, seed: int = 0, wander_sd: float = 0.0) -> Coverage:
     """Simulate and fit `num_runs` runs evaluated at `compute` [points], the published curves in turn."""
     rng = np.random.default_rng(seed)
     inside = []
     for i in range(num_runs):
         a, b, c_mid = PUBLISHED_CURVES[i % len(PUBLISHED_CURVES)]
-        fit: CurveFit = fit_curve(simulate(Sigmoid(r0=0.4, a=a, b=b, c_mid=c_mid), compute, rng))
+        fit: CurveFit = fit_curve(simulate(Sigmoid(r0=0.4, a=a, b=b, c_mid=c_mid), compute, rng, wander_sd))
         if fit.verdict.identified:
             low, high = fit.parameters.interval("a")
             inside.append(low <= a <= high)
@@ -76,10 +82,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--points", type=int, default=75)
     parser.add_argument("--window", type=float, nargs=2, default=(1000.0, 16_000.0), help="GPU-hours")
+    parser.add_argument("--wander", type=float, default=0.0, help="sd of a wander about the sigmoid, in pass rate")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     compute = np.linspace(*arguments.window, arguments.points)
-    result = coverage(arguments.runs, compute, arguments.seed)
+    result = coverage(arguments.runs, compute, arguments.seed, arguments.wander)
     print(
         f"{result.num_runs} runs, {arguments.points} points in {arguments.window[0]:.0f}-{arguments.window[1]:.0f}: "
         f"{result.num_identified} identified, A inside its 90 % interval in {result.share:.3f} of them"

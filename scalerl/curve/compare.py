@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scalerl.curve.estimators import delta_draws
-from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.posterior import fit_posterior
+from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import FloatArray
 from scalerl.curve.window import Window
 
 PAPER_MARGIN = 0.02
 SEED_SD = 0.0075
 """Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
+SEED_SD_FREEDOM = 4
 NUM_QUANTILES = 199
 
 
@@ -77,12 +78,11 @@ def probability_above(one: FloatArray, other: FloatArray) -> float:
 
 
 def seed_sd(recipes: list[Recipe]) -> float:
-    """Pooled between-seed sd of A; the paper's where no recipe has two seeds."""
+    """Pooled between-seed sd of A; the paper's counts as SEED_SD_FREEDOM more, so that two lucky seeds do not make it 0."""
     groups = [np.array([np.median(q) for q in recipe.a_quantiles]) for recipe in recipes]
     freedom = sum(len(group) - 1 for group in groups)
-    if freedom == 0:
-        return SEED_SD
-    return float(np.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom))
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return float(np.sqrt((SEED_SD_FREEDOM * SEED_SD**2 + squares) / (SEED_SD_FREEDOM + freedom)))
 
 
 def margin(recipes: list[Recipe]) -> float:
@@ -99,11 +99,17 @@ def ceiling(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
 
 
 def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
-    """Equally likely values of log B with A fixed: the mean over the recipe's seeds."""
+    """Equally likely values of log B with A fixed: the mean over the recipe's seeds.
+
+    From each seed's posterior, which allows for a wander about the sigmoid and for the error of R0: along the line by which log B
+    depends on A there, every draw is moved to the common A.
+    """
     log_b = []
-    for window in recipe.windows:
-        curve = fit_least_squares(window.compute, window.pass_rate, window.r0, (common_a, common_a))
-        log_b.append(np.log(delta_draws(curve, window, fixed_a=True).b))
+    for number, window in enumerate(recipe.windows):
+        _, draws = fit_posterior(window, PUBLISHED)
+        slope = float(np.polyfit(draws.a, np.log(draws.b), 1)[0]) if np.std(draws.a) > 0 else 0.0
+        moved = np.log(draws.b) - slope * (draws.a - common_a)
+        log_b.append(np.random.default_rng(number).permutation(moved))  # seeds are independent, their draws are in one order
     return np.asarray(np.mean(log_b, axis=0))
 
 
@@ -114,7 +120,6 @@ def rank(recipes: list[Recipe]) -> list[Ranked]:
     rows: list[Ranked] = []
     for number, tier in enumerate(_tiers(recipes, ceilings, margin(recipes)), 1):
         common_a = float(np.mean([np.median(ceilings[recipe.name]) for recipe in tier]))
-        # Seeds differ in B as well; independent noise of each fit is what is known here.
         log_b = {recipe.name: efficiency(recipe, common_a) for recipe in tier}
         for recipe in sorted(tier, key=lambda r: -np.median(log_b[r.name])):
             rows.append(_row(len(rows) + 1, recipe, ceilings[recipe.name], number, common_a, log_b[recipe.name]))

@@ -87,12 +87,12 @@ def _fit_paper(window: Window, prior: Prior) -> tuple[Sigmoid, Draws, Draws]:
     return curve, draws, draws
 
 
-def delta_draws(curve: Sigmoid, window: Window, fixed_a: bool = False, num_draws: int = 2000) -> Draws:
+def delta_draws(curve: Sigmoid, window: Window, num_draws: int = 2000) -> Draws:
     """The textbook uncertainty of a least-squares fit: normal about it, covariance from its Jacobian, white scatter."""
     log_ratio = window.log_compute - np.log(curve.c_mid)
     fraction = (curve(window.compute) - curve.r0) / (curve.a - curve.r0 or 1.0)
     slope = (curve.a - curve.r0) * fraction * (1 - fraction) * curve.b
-    jacobian = np.stack([fraction * (not fixed_a), slope * log_ratio, -slope], axis=1)
+    jacobian = np.stack([fraction, slope * log_ratio, -slope], axis=1)
     residual = window.pass_rate - curve(window.compute)
     variance = float(residual @ residual) / max(len(residual) - 3, 1)
     covariance = variance * np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12, hermitian=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from scalerl.curve.alternatives import BENDLESS, Alternative
 from scalerl.curve.draws import Draws
+from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.window import Window
 
 MAX_RISK = 0.05
@@ -17,6 +18,11 @@ MAX_HALF_WIDTH_SHARE = 0.15
 """... or this share of the gain A - R0, where that is more."""
 SEEN_GAIN = 0.8
 """A ceiling counts as approached once this part of the gain has been reached."""
+
+OTHER_FAMILY_BIC = 15.0
+"""BIC by which another saturating family must beat the sigmoid before its ceiling speaks against the sigmoid's."""
+MAX_MISFIT = 3.0
+"""Residuals about the sigmoid may be this many times what a run on its sigmoid shows."""
 
 MAX_FACTOR = 1000.0
 """More than this many times the window's compute is no answer."""
@@ -35,10 +41,12 @@ class Verdict:
 
 def judge(parameters: Draws, alternatives: list[Alternative], window: Window) -> Verdict:
     """The verdict on a fit, from its draws and the families it was compared with."""
-    reasons = [*_bounds(parameters, window), *_bend(parameters, alternatives, window), *_width(parameters)]
+    misfits = _misfits(parameters, alternatives, window)
+    reasons = [*_bounds(parameters, window), *_bend(parameters, alternatives, window), *_width(parameters), *misfits]
     if not reasons:
         return Verdict(identified=True, reason="", needed_compute=None)
-    return Verdict(identified=False, reason="; ".join(reasons), needed_compute=_needed_compute(parameters, window))
+    needed_compute = None if misfits else _needed_compute(parameters, window)  # more compute does not mend a wrong family
+    return Verdict(identified=False, reason="; ".join(reasons), needed_compute=needed_compute)
 
 
 def _bounds(parameters: Draws, window: Window) -> list[str]:
@@ -69,6 +77,21 @@ def _width(parameters: Draws) -> list[str]:
     if (high - low) / 2 <= allowed:
         return []
     return [f"the 90 % interval of A, {low:.3f} to {high:.3f}, is wider than +-{allowed:.3f}"]
+
+
+def _misfits(parameters: Draws, alternatives: list[Alternative], window: Window) -> list[str]:
+    """Signs that the run does not follow a sigmoid at all: its ceiling means nothing then."""
+    reasons = []
+    sigmoid = next(fit for fit in alternatives if fit.family == "sigmoid")
+    low, high = parameters.interval("a")
+    for fit in alternatives:
+        if fit.ceiling is not None and sigmoid.bic - fit.bic >= OTHER_FAMILY_BIC and not low <= fit.ceiling <= high:
+            better = f"{fit.family} fits better (BIC {sigmoid.bic - fit.bic:+.1f})"
+            reasons.append(f"{better} and puts the ceiling at {fit.ceiling:.3f}, outside {low:.3f} to {high:.3f}")
+    allowed = MAX_MISFIT * PUBLISHED.white_scatter * float(window.binomial_sd.mean())
+    if sigmoid.rmse > allowed:
+        reasons.append(f"the points do not follow a sigmoid: rmse {sigmoid.rmse:.4f}, above {allowed:.4f}")
+    return reasons
 
 
 def _needed_compute(parameters: Draws, window: Window) -> float | None:

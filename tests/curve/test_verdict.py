@@ -51,6 +51,22 @@ def test_a_bend_that_is_seen_is_identified():
     assert fit.curve.a == pytest.approx(0.6, abs=0.01)
 
 
+def test_another_law_is_not_taken_for_a_sigmoid():
+    """A power law with its ceiling at .70, far above the sigmoid that fits it best."""
+    for seed in range(5):
+        fit = fit_curve(window(lambda c: 0.7 - 0.3 * (c / 1000) ** -0.5, np.linspace(1200, 16_000, 75), seed))
+        assert not fit.verdict.identified
+        assert "power_law fits better" in fit.verdict.reason
+        assert fit.verdict.needed_compute is None
+
+
+def test_a_run_that_collapses_in_its_window_has_no_ceiling():
+    rising = Sigmoid(r0=0.4, a=0.61, b=2.0, c_mid=2500.0)
+    fit = fit_curve(window(lambda c: rising(c) - np.maximum(0.0, c - 9000) * 2e-5, np.linspace(1000, 16_000, 75)))
+    assert not fit.verdict.identified
+    assert "do not follow a sigmoid" in fit.verdict.reason
+
+
 def test_no_gain_and_a_ceiling_at_one_are_named():
     flat = fit_curve(window(lambda c: np.full(len(c), 0.4), np.linspace(500, 5000, 20))).verdict
     assert "no gain" in flat.reason
