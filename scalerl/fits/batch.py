@@ -1,5 +1,6 @@
 """Fit a whole sweep: read, fit what changed, compare, write tables, figures and report."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -13,6 +14,10 @@ from scalerl.fits.records import Options, RunRecord, fit_record, signature
 from scalerl.fits.report import write_report
 from scalerl.fits.tables import compare, write_tables
 
+MAX_READABLE = 100
+"""File names keep this much of a run's key."""
+Foretold = tuple[list[Scored], list[Unreadable], list[str]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -23,6 +28,8 @@ class Outcome:
     """Runs fitted anew; the others were taken from the last fits.json."""
     unreadable: list[Unreadable]
     scored: list[Scored]
+    notes: list[str]
+    """What was asked for and not done, without being an error."""
 
 
 def fit_all(path: Path, out: Path, options: Options) -> Outcome:
@@ -32,6 +39,7 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
 
     Raises:
         ValueError: nothing can be read at all.
+        OSError: `out` cannot be written.
     """
     runs, unreadable = read_input(path, options.axis)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,38 +55,45 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
                 continue
             num_fitted += 1
         records.append(record)
-    scored = _foretell(runs, records, out, options)
-    files.write_json(out / "fits.json", [asdict(record) for record in records])
+    scored, failed, notes = _foretell(runs, records, out, options)
+    unreadable += failed
     ranked, paired = compare(records)
     write_tables(out, records, ranked, paired, scored)
     _draw(out / "figures", records, known)
     write_report(out / "report.html", f"Curves of {path.name}", records, ranked, paired, scored, unreadable)
-    return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
+    # last: after an interruption, the figures that may be missing are those of runs not known here
+    files.write_json(out / "fits.json", [asdict(record) for record in records])
+    return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored, notes=notes)
 
 
 def _known(path: Path) -> dict[str, RunRecord]:
-    """Records of the last call, by signature; none if the file was written by another version."""
-    if not path.exists():
-        return {}
-    records = json.loads(path.read_text())
+    """Records of the last call, by signature; none if the file is broken or of another version."""
     try:
-        return {record["signature"]: RunRecord(**record) for record in records}
-    except TypeError:
+        return {record["signature"]: RunRecord(**record) for record in json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def _foretell(runs: list[RunPoints], records: list[RunRecord], out: Path, options: Options) -> list[Scored]:
+def _foretell(runs: list[RunPoints], records: list[RunRecord], out: Path, options: Options) -> Foretold:
     """Write predictions that were asked for, score those written earlier."""
     folders = {run.key: run.folder for run in runs}
-    scored = []
+    scored: list[Scored] = []
+    unreadable, notes = [], []
     for record in records:
         folder = folders[record.key] or out / "records" / slug(record.key)
-        if any(target > record.points["compute"][-1] for target in options.predict):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_prediction(folder / NAME, record)
-        if (folder / NAME).exists():
-            scored.extend(score(folder / NAME, record))
-    return scored
+        targets = {target for target in options.predict if target > record.points["compute"][-1]}
+        try:
+            if targets:
+                folder.mkdir(parents=True, exist_ok=True)
+            written = bool(targets) and write_prediction(folder / NAME, record)
+            rows = score(folder / NAME, record) if (folder / NAME).exists() else []
+        except (ValueError, OSError) as error:
+            unreadable.append(Unreadable(run=record.key, reason=str(error)))
+            continue
+        scored.extend(rows)
+        if not written and targets - {row.compute for row in rows}:
+            notes.append(f"{NAME} of {record.key} is of an earlier call and stays: {folder / NAME}")
+    return scored, unreadable, notes
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
@@ -91,12 +106,13 @@ def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -
     signatures = {record.signature for record in records}
     for figure in dict.fromkeys(record.figure for record in records):
         members = [record for record in records if record.figure == figure]
-        path = folder / f"axis_{slug(figure or 'all')}.png"
+        path = folder / f"axis_{slug(figure) if figure else 'all'}.png"
         gone = any(old.figure == figure and name not in signatures for name, old in known.items())
         if len(members) > 1 and (gone or not path.exists() or any(m.signature not in known for m in members)):
             save(path, axis_figure(figure or "all runs", members))
 
 
 def slug(key: str) -> str:
-    """A file name for a run: letters, digits, dots and dashes; different keys differ."""
-    return re.sub(r"[^A-Za-z0-9.\-]", lambda match: f"_{ord(match[0]):x}" if match[0] not in " /" else "_", key)
+    """A file name for a run: what can be read of its key, then six digits of a hash, so that different keys differ."""
+    readable = re.sub(r"[^A-Za-z0-9.\-]", "_", key)[:MAX_READABLE].lstrip(".")
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"

@@ -27,14 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _targets(text: str) -> tuple[float, ...]:
-    targets = tuple(float(part) for part in text.split(","))
+    message = f"{text!r} is not compute above 0, separated by commas, as in 10000,20000"
+    try:
+        targets = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(message) from None
     if not all(0 < target < float("inf") for target in targets):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(message)
     return targets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fit everything; returns the exit code: 0, 1 if a run could not be read, 2 if nothing could."""
+    """Fit everything; returns the exit code: 0, 1 if a run could not be fitted or scored, 2 if none could."""
     parser = argparse.ArgumentParser(description="Fit, predict and rank the curves of a sweep")
     add_arguments(parser)
     return run(parser.parse_args(arguments))
@@ -54,10 +58,12 @@ def run(parsed: argparse.Namespace) -> int:
             predict=parsed.predict,
         )
         outcome = fit_all(parsed.input, out, options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _tell(outcome, out)
+    if not outcome.records:
+        return 2
     return 1 if outcome.unreadable else 0
 
 
@@ -71,6 +77,8 @@ def _tell(outcome: Outcome, out: Path) -> None:
         if row.hit is not None:
             verdict = "inside" if row.hit else "outside"
             print(f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}")
+    for note in outcome.notes:
+        print(f"note: {note}")
     print(f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}")
     for unreadable in outcome.unreadable:
         print(f"error: {unreadable.run}: {unreadable.reason}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from scalerl.metrics import read_rows
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
 SPLITS = ("fit", "extrapolation")
+AS_TEXT = ("run", "figure", "seed")
+"""Columns of names: 01, NA and None are names too."""
 Where = Callable[[int], str]
 
 
@@ -107,7 +110,7 @@ def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[R
             if run.key in runs:
                 raise ValueError(f"a second run of the name {run.key!r}; rename its folder, or fit the folders apart")
             runs[run.key] = run
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             unreadable.append(Unreadable(run=name, reason=str(error)))
     return list(runs.values()), unreadable
 
@@ -120,7 +123,7 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     """
     name = folder.name if name is None else name
     figure, run, seed = _split_name(name)
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "eval"]
+    rows = _eval_rows(folder / "metrics.jsonl", axis)
     if len(rows) <= MIN_POINTS:
         raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
@@ -132,20 +135,39 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     )
 
 
+def _eval_rows(path: Path, axis: str) -> list[dict[str, Any]]:
+    """The eval rows of a run, their numbers checked."""
+    evaluations: list[dict[str, Any]] = []
+    for i, row in enumerate(read_rows(path), start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: row {i} is not an object: {str(row)[:80]}")
+        if row.get("kind") != "eval":
+            continue
+        column = next((name for name in AXES[axis] if name in row), AXES[axis][0])
+        optional = [name for name in ("num_prompts", "samples_per_prompt", "epoch") if name in row]
+        for name in ("step", "pass_rate", column, *optional):
+            value = row.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+                raise ValueError(f"{path}: row {i}, an evaluation: {name} is {value!r}, not a finite number")
+        evaluations.append(row)
+    return evaluations
+
+
 def _split_name(name: str) -> tuple[str, str, str]:
-    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN."""
+    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN, or RUN-seedN."""
     parent, _, folder = name.rpartition("/")
-    match = re.fullmatch(r"([^-]+)-(.+)-seed(\d+)", folder)
-    return (match[1], match[2], match[3]) if match else (parent, folder, "")
+    match = re.fullmatch(r"(?:([^-]+)-)?(.+)-seed(\d+)", folder)
+    return (match[1] or parent, match[2], match[3]) if match else (parent, folder, "")
 
 
 def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     try:
-        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        table = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; it needs the columns run, {AXES[axis][0]}, pass_rate") from None
+    table = table.reset_index(drop=True)
     column = _column(table, axis)
     missing = [name for name in ("run", "pass_rate") if name not in table]
     if missing:
@@ -163,6 +185,12 @@ def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable
     groups = list(table.groupby(["figure", "run", "seed"], sort=False))
     names = ["/".join(part for part in map(str, key) if part) for key, _ in groups]
     return _collect(names, lambda i: _table_run(groups[i][1], column, where))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    names = pd.read_csv(path, usecols=lambda name: name in AS_TEXT, dtype=str, keep_default_na=False)
+    return table.assign(**{name: names[name].to_numpy() for name in names})
 
 
 def _label(value: Any) -> str:
@@ -184,20 +212,46 @@ def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:
     if not run:
         raise ValueError(f"{where(rows.index[0])} names no run")
     if "r0" in rows:
-        if rows.r0.nunique(dropna=False) > 1:
-            raise ValueError(f"{where(rows.index[0])}: {rows.r0.nunique()} values of r0; two runs of one name?")
-        r0 = float(rows.r0.iloc[0])
+        r0 = _given_r0(rows, where)
         rows = rows[rows[column] != 0]
-    else:  # the run's own first evaluation is its R0
-        r0 = float(rows.pass_rate.iloc[0])
+    else:
+        r0 = _first_r0(rows, column, where)
         rows = rows.iloc[1:]
     return _points(rows, column, figure, run, seed, r0, None, where)
+
+
+def _given_r0(rows: pd.DataFrame, where: Where) -> float:
+    """The one value of column r0."""
+    values = pd.to_numeric(rows.r0, errors="coerce")
+    for index in rows.index[~np.isfinite(values)]:
+        message = "not a finite number: give it in every row of the run, or leave the column out"
+        raise ValueError(f"{where(index)}: r0 is {rows.r0[index]}, {message}")
+    if values.nunique() > 1:
+        raise ValueError(f"{where(rows.index[0])}: {values.nunique()} values of r0; two runs of one name?")
+    return float(values.iloc[0])
+
+
+def _first_r0(rows: pd.DataFrame, column: str, where: Where) -> float:
+    """The pass rate of the run's first evaluation, which must be its earliest and not marked as extrapolation."""
+    first, compute = where(rows.index[0]), pd.to_numeric(rows[column], errors="coerce")
+    later = not np.isfinite(compute.iloc[0]) or (compute.iloc[1:] <= compute.iloc[0]).any()
+    if later or ("split" in rows and rows.split.iloc[0] != "fit"):
+        raise ValueError(
+            f"{first}: without a column r0 a run's first row is its R0, and must be a fit row of the least {column}; "
+            "give a column r0, or put the evaluation before any update first"
+        )
+    value = pd.to_numeric(rows.pass_rate, errors="coerce").iloc[0]
+    if not np.isfinite(value):
+        raise ValueError(f"{first}: pass_rate is {rows.pass_rate.iloc[0]}, not a finite number; it is the run's R0")
+    return float(value)
 
 
 def _points(
     rows: pd.DataFrame, column: str, figure: str, run: str, seed: str, r0: float, folder: Path | None, where: Where
 ) -> RunPoints:
     """Check the rows of one run and turn them into arrays; `where` names a row by its index."""
+    if rows.empty:
+        raise ValueError(f"0 points; a curve needs at least {MIN_POINTS} besides R0: run longer")
     for name in (column, "pass_rate"):
         values = pd.to_numeric(rows[name], errors="coerce")
         for index in rows.index[~np.isfinite(values)]:
@@ -241,7 +295,8 @@ def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:
     if "num_prompts" in rows and "samples_per_prompt" in rows:
-        num_samples = np.asarray(rows.num_prompts * rows.samples_per_prompt, dtype=float)
+        counts = rows[["num_prompts", "samples_per_prompt"]].apply(pd.to_numeric, errors="coerce")
+        num_samples = np.asarray(counts.prod(axis=1, skipna=False), dtype=float)
         if not (num_samples > 0).all():
             raise ValueError("num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all")
         return num_samples

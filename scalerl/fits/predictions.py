@@ -69,12 +69,16 @@ def score(path: Path, record: RunRecord) -> list[Scored]:
     """Compare a written prediction with the run as it is now; `record` is on the same compute axis.
 
     Raises:
-        ValueError: the prediction was made on another axis.
+        ValueError: the prediction was made on another axis, or the file holds none.
     """
     written = files.read_json(path)
-    if written["axis"] != record.axis:
-        raise ValueError(f"{path} predicts over {written['axis']}; fit with --axis {written['axis']} to score it")
-    return [_score(prediction, record) for prediction in written["predictions"]]
+    try:
+        axis, predictions = written["axis"], written["predictions"]
+        if axis == record.axis:
+            return [_score(prediction, record) for prediction in predictions]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no prediction ({error!r}); delete it or restore it from a copy") from None
+    raise ValueError(f"{path} predicts over {axis}; fit with --axis {axis} to score it")
 
 
 def _score(prediction: dict[str, Any], record: RunRecord) -> Scored:

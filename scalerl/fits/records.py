@@ -10,6 +10,7 @@ import numpy as np
 from scalerl.curve.compare import quantiles
 from scalerl.curve.estimators import CurveFit, fit_curve
 from scalerl.curve.paper import MIN_GPU_HOURS
+from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import BoolArray
 from scalerl.curve.window import Window
 from scalerl.curve.windows import cut, stability
@@ -40,8 +41,10 @@ class Options:
         """Refuse what makes no sense.
 
         Raises:
-            ValueError: the paper's grid on another axis than its own.
+            ValueError: the paper's grid on another axis than its own, or a cut-off that leaves nothing.
         """
+        if self.max_compute is not None and not self.max_compute > 0:
+            raise ValueError(f"--max-compute {self.max_compute:g} leaves nothing to fit; it must be above 0")
         if self.estimator == "paper" and self.axis != "gpu_hours":
             raise ValueError(f"the paper's grid of C_mid is in GPU-hours; over {self.axis} use default or least_squares")
 
@@ -93,10 +96,11 @@ def advice(needed_compute: float | None) -> str:
 
 
 def signature(points: RunPoints, options: Options) -> str:
-    """Identifies a fit: the same points and options give the same record."""
+    """Identifies a fit: the same points, options and prior give the same record."""
     arrays = [values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)]
     epoch = None if points.epoch is None else points.epoch.tolist()
-    content = [FORMAT, points.key, points.r0, arrays, epoch, asdict(options)]
+    name = [points.figure, points.run, points.seed]
+    content = [FORMAT, name, points.r0, arrays, epoch, asdict(options), asdict(PUBLISHED)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -111,7 +115,14 @@ def window_of(points: RunPoints, options: Options) -> Window:
         if points.epoch is None:
             raise ValueError(f"{points.key} has no column epoch; cut off by compute instead (--min-compute)")
         start = max(start, points.compute[points.epoch >= options.min_epochs].min(initial=float("inf")))
-    return cut(points.window(), start, options.max_compute or float("inf"))
+    end = float("inf") if options.max_compute is None else options.max_compute
+    try:
+        return cut(points.window(), start, end)
+    except ValueError as error:
+        if options.estimator == "paper" and options.min_compute is None:
+            way_out = f"the estimator paper drops points before {MIN_GPU_HOURS:g} GPU-hours; --min-compute 0 keeps them"
+            raise ValueError(f"{error}; {way_out}") from None
+        raise
 
 
 def fit_record(points: RunPoints, options: Options) -> RunRecord:

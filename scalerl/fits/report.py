@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def write_report(
 ) -> None:
     """Write the page."""
     sections = [
-        _section("Not fitted", [asdict(row) for row in unreadable]),
+        _section("Not fitted, or not scored", [asdict(row) for row in unreadable]),
         *(_section(f"Ranking: {figure or 'all runs'}", [asdict(r) for r in rows]) for figure, rows in ranked.items()),
         *(_matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows) for figure, rows in paired.items()),
         _section("Predictions scored", [asdict(row) for row in scored]),
@@ -43,9 +44,10 @@ def write_report(
         "axis": LABELS[records[0].axis] if records else "",
         "colours": COLOURS,
     }
-    embedded = json.dumps(data, allow_nan=False).replace("</", "<\\/")
-    page = PAGE.replace("{{title}}", html.escape(title)).replace("{{sections}}", "\n".join(sections))
-    files.write_text(path, page.replace("{{data}}", embedded))
+    embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    content = {"title": html.escape(title), "sections": "\n".join(sections), "data": embedded}
+    # in one pass: a run may be named {{data}}
+    files.write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], PAGE))
 
 
 def _curve(record: RunRecord) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """A sweep from files to tables, records and figures."""
 
 import json
+import re
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from scalerl.curve.prior import PUBLISHED
 from scalerl.fits import fit_run, predict_run
-from scalerl.fits.batch import fit_all, slug
+from scalerl.fits.batch import _known, fit_all, slug
 from scalerl.fits.command import main
-from scalerl.fits.records import Options
+from scalerl.fits.inputs import read_folder
+from scalerl.fits.records import Options, signature
 
 
 def fit(path, out, **options):
@@ -37,8 +42,8 @@ def test_tables_of_a_figure(tmp_path, points):
     assert pairs["high", "low"] > 0.99 > 0.01 > pairs["low", "high"]
     assert set(pd.read_csv(out / "alternatives.csv").family) >= {"sigmoid", "power_law"}
     assert len(pd.read_csv(out / "windows.csv")) == 12
-    for name in ("loss_high.png", "loss_low.png", "axis_loss.png"):
-        assert (out / "figures" / name).read_bytes()[:4] == b"\x89PNG"
+    for name in (slug("loss/high"), slug("loss/low"), f"axis_{slug('loss')}"):
+        assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_extrapolation_points_are_never_fitted(tmp_path, points):
@@ -72,7 +77,7 @@ def test_only_what_changed_is_fitted_again(tmp_path, write_run):
     again = fit(tmp_path / "sweep", out)
     assert again.num_fitted == 1 and len(again.records) == 3
     after = {path.name: path.stat().st_mtime_ns for path in (out / "figures").iterdir()}
-    assert {name for name in after if after[name] != before[name]} == {"loss_dapo.png", "axis_loss.png"}
+    assert {name for name in after if after[name] != before[name]} == {f"{slug('loss/dapo')}.png", f"axis_{slug('loss')}.png"}
     assert fit(tmp_path / "sweep", out, estimator="least_squares").num_fitted == 3
 
 
@@ -129,6 +134,66 @@ def test_fit_run_and_predict_run(tmp_path, write_run):
 
 
 def test_file_names_of_different_runs_differ():
-    names = ["a/b", "a_b", "a b", "a:b", "ä", "a+b"]
-    assert len({slug(name) for name in names}) >= 5 and all("/" not in slug(name) for name in names)
-    assert slug("fig1/8B 100k") == "fig1_8B_100k"
+    names = ["a/b", "a_b", "a b", "a:b", "ä", "a+b", ".", "..", "", "x" * 300, "x" * 301]
+    assert len({slug(name) for name in names}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,120}", slug(name)) for name in names)
+    assert slug("fig1/8B 100k").startswith("fig1_8B_100k-")
+
+
+def test_an_interrupted_call_leaves_no_stale_figure(tmp_path, write_run, monkeypatch):
+    folder, out = write_run(tmp_path / "run"), tmp_path / "out"
+    fit(folder, out)
+    figure = out / "figures" / f"{slug('run')}.png"
+    before = figure.read_bytes()
+    write_run(folder, end=80.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("scalerl.fits.batch._draw", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(folder, out)
+    fit(folder, out)
+    assert figure.read_bytes() != before
+
+
+def test_predictions_that_cannot_be_scored_or_replaced(tmp_path, write_run, capsys):
+    for name in ("good", "other", "torn"):
+        write_run(tmp_path / "sweep" / name)
+    command = [str(tmp_path / "sweep"), "--out", str(tmp_path / "out"), "--predict"]
+    assert main([*command, "80"]) == 0 and "note:" not in capsys.readouterr().out
+    assert main([*command, "80,90"]) == 0
+    assert "note: prediction.json of good is of an earlier call and stays" in capsys.readouterr().out
+    path = tmp_path / "sweep" / "other" / "prediction.json"
+    path.write_text(path.read_text().replace("gpu_hours", "tokens"))
+    (tmp_path / "sweep" / "torn" / "prediction.json").write_text("[]")
+    assert main(command[:-1]) == 1
+    printed = capsys.readouterr().err
+    assert "error: other: " in printed and "predicts over tokens" in printed and "holds no prediction" in printed
+    assert len(pd.read_csv(tmp_path / "out" / "fits.csv")) == 3
+    assert pd.read_csv(tmp_path / "out" / "scores.csv").key.tolist() == ["good"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '["x"]', '[{"signature": []}]', "null", "[{}]"])
+def test_a_broken_record_is_nothing_known(content, tmp_path):
+    (tmp_path / "fits.json").write_text(content)
+    assert _known(tmp_path / "fits.json") == {}
+
+
+def test_arguments_that_cannot_be_met(tmp_path, write_run, capsys):
+    folder = str(write_run(tmp_path / "run"))
+    (tmp_path / "file").write_text("")
+    assert main([folder, "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([folder, "--max-compute", "0"]) == 2
+    assert "--max-compute 0 leaves nothing to fit" in capsys.readouterr().err
+    assert main([folder, "--estimator", "paper"]) == 2
+    assert "drops points before 1500 GPU-hours; --min-compute 0 keeps them" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([folder, "--predict", "abc"])
+    assert "'abc' is not compute above 0" in capsys.readouterr().err
+
+
+def test_signature_holds_prior_and_name(tmp_path, write_run, monkeypatch):
+    run = read_folder(write_run(tmp_path / "run"))
+    signatures = {signature(run, Options()), signature(replace(run, figure="a"), Options())}
+    signatures |= {signature(replace(run, run="a/run"), Options())}
+    monkeypatch.setattr("scalerl.fits.records.PUBLISHED", replace(PUBLISHED, drift=0.005))
+    assert len(signatures | {signature(run, Options())}) == 4

@@ -100,6 +100,8 @@ BAD = {
     "split": (set_value(2, "split", "test"), "line 4: split 'test'; valid: fit, extrapolation"),
     "r0 differs": (set_value(2, "r0", 0.5), "2 values of r0; two runs of one name"),
     "r0 is a percentage": (lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)), r"R0 = 40.0; it must lie in \[0, 1\)"),
+    "r0 is text": (set_value(2, "r0", "low"), "line 4: r0 is low, not a finite number: give it in every row"),
+    "r0 is missing": (set_value(2, "r0", np.nan), "line 4: r0 is nan, not a finite number: give it in every row"),
     "no samples": (few_samples, "num_prompts and samples_per_prompt must be above 0"),
     "two runs of one name": (
         lambda table: pd.concat([table.iloc[:24], table]),
@@ -139,7 +141,7 @@ def test_cut_off_by_epochs_and_an_axis_the_paper_does_not_know(tmp_path, points,
     points.assign(epoch=points.gpu_hours / 1500).to_csv(tmp_path / "e.csv", index=False)
     assert main([str(tmp_path / "e.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 0
     assert (pd.read_csv(tmp_path / "out" / "fits.csv").window_start.between(1500, 2500)).all()
-    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 1
+    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 2
     assert "has no column epoch; cut off by compute" in capsys.readouterr().err
     assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "o"), "--estimator", "paper", "--axis", "steps"]) == 2
     assert "grid of C_mid is in GPU-hours; over steps use default" in capsys.readouterr().err
@@ -153,7 +155,7 @@ def test_folders_of_which_nothing_can_be_read(tmp_path, write_run, capsys):
     write_run(tmp_path / "late")
     lines = (tmp_path / "late" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "late" / "metrics.jsonl").write_text("".join(lines[2:]))
-    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert "short: 4 evaluations; a curve needs R0 and at least 4 more: run longer" in printed
     assert "late: the first evaluation is of step 100; R0 must be measured at step 0" in printed
@@ -164,5 +166,40 @@ def test_a_bad_evaluation_is_named(tmp_path, write_run, capsys):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows[4]["pass_rate"] = 1.7
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main([str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "evaluation 3: pass_rate 1.7 is outside [0, 1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", [{"pass_rate": None}, {"pass_rate": True}, {"step": "1"}, {"gpu_hours": [1]}, "text"])
+def test_a_row_that_is_no_evaluation_is_named(row, tmp_path, write_run):
+    good, bad = write_run(tmp_path / "good"), write_run(tmp_path / "bad")
+    rows = [json.loads(line) for line in (bad / "metrics.jsonl").read_text().splitlines()]
+    rows[4] = rows[4] | row if isinstance(row, dict) else row
+    (bad / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs, unreadable = read_input(tmp_path)
+    assert [run.folder for run in runs] == [good]
+    assert f"{bad / 'metrics.jsonl'}: row 5" in unreadable[0].reason
+
+
+@pytest.mark.parametrize(("column", "value"), [("split", "extrapolation"), ("gpu_hours", 2000.0)])
+def test_r0_must_come_first(column, value, tmp_path, points):
+    table = points.drop(columns="r0")
+    table.loc[0, column] = value
+    table.to_csv(tmp_path / "p.csv", index=False)
+    runs, unreadable = read_input(tmp_path / "p.csv")
+    assert [run.run for run in runs] == ["low"]
+    assert "line 2: without a column r0 a run's first row is its R0" in unreadable[0].reason
+
+
+def test_names_stay_as_they_are(tmp_path, points):
+    points.run = points.run.replace({"high": "None", "low": "NA"})
+    points.assign(seed="01").to_csv(tmp_path / "p.csv", index=False)
+    assert [run.key for run in read_input(tmp_path / "p.csv")[0]] == ["loss/None#01", "loss/NA#01"]
+    points.set_index(points.run).to_parquet(tmp_path / "p.parquet")
+    assert len(read_input(tmp_path / "p.parquet")[0]) == 2
+
+
+def test_seeds_of_plain_names(tmp_path, write_run):
+    for name in ("demo-seed0", "demo-seed1", "a/axis-some-run-seed2"):
+        write_run(tmp_path / name)
+    assert [run.key for run in read_input(tmp_path)[0]] == ["axis/some-run#2", "demo#0", "demo#1"]

@@ -72,3 +72,11 @@ def test_page_works_in_a_browser(report, tmp_path):
     assert seen["tip"].startswith("loss/high <b>&\n") and re.search(r": 0\.\d{4}  \(0\.\d{4} to 0\.\d{4}\)", seen["tip"])
     assert seen["tipShown"] == "block" and seen["band"] == "0.15"
     assert seen["afterHiding"] == 1 and seen["loaded"] == 0
+
+
+def test_run_names_cannot_break_the_page(tmp_path, points):
+    names = ["{{data}}{{title}}", "<!--<script>"]
+    points.assign(run=points.run.replace(dict(zip(["high", "low"], names, strict=True)))).to_csv(tmp_path / "p.csv")
+    fit_all(tmp_path / "p.csv", tmp_path / "out", Options())
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "out" / "report.html").read_text(), re.S)[1]
+    assert "<" not in data and [run["key"] for run in json.loads(data)["runs"]] == [f"loss/{name}" for name in names]
