@@ -190,7 +190,7 @@ def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable
 def _read_csv(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path)
     names = pd.read_csv(path, usecols=lambda name: name in AS_TEXT, dtype=str, keep_default_na=False)
-    return table.assign(**{name: names[name].to_numpy() for name in names})
+    return table.assign(**{str(name): names[name].to_numpy() for name in names})
 
 
 def _label(value: Any) -> str:

@@ -52,8 +52,10 @@ function scales() {
   const runs = [...shown].map(i => data.runs[i]);
   const x = runs.flatMap(r => [...r.points.compute, r.band.compute.at(-1)]);
   const y = runs.flatMap(r => [...r.points.pass_rate, ...r.band.curve]);
-  const x0 = Math.log(Math.min(...x)), x1 = Math.log(Math.max(...x));
-  const y0 = Math.min(...y), y1 = Math.max(...y) + 0.01;
+  const least = values => values.reduce((a, b) => Math.min(a, b));  // a call cannot take 100,000 arguments
+  const most = values => values.reduce((a, b) => Math.max(a, b));
+  const x0 = Math.log(least(x)), x1 = Math.log(most(x));
+  const y0 = least(y), y1 = most(y) + 0.01;
   return {
     x: v => frame.left + (Math.log(v) - x0) / (x1 - x0) * (frame.right - frame.left),
     y: v => frame.bottom - (v - y0) / (y1 - y0) * (frame.bottom - frame.top),

@@ -15,7 +15,7 @@ from scalerl.fits.inputs import Unreadable
 from scalerl.fits.page import PAGE
 from scalerl.fits.predictions import Scored
 from scalerl.fits.records import RunRecord
-from scalerl.fits.tables import fit_rows
+from scalerl.fits.tables import fit_rows, ranking_row
 
 CURVE_DIGITS = 5
 
@@ -32,7 +32,7 @@ def write_report(
     """Write the page."""
     sections = [
         _section("Not fitted, or not scored", [asdict(row) for row in unreadable]),
-        *(_section(f"Ranking: {figure or 'all runs'}", [asdict(r) for r in rows]) for figure, rows in ranked.items()),
+        *(_section(f"Ranking: {figure or 'all runs'}", [ranking_row(r) for r in rows]) for figure, rows in ranked.items()),
         *(_matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows) for figure, rows in paired.items()),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),

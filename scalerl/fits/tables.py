@@ -73,6 +73,12 @@ def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str
     return ranked, paired
 
 
+def ranking_row(row: Ranked) -> dict[str, Any]:
+    """A row of the ranking; without the numbers that an unidentified recipe has only from the prior."""
+    unknown = {} if row.identified else dict.fromkeys(("a", "common_a", "b", "slope"))
+    return asdict(row) | unknown
+
+
 def _ceiling(recipe: Recipe) -> float:
     """Sorts the highest ceiling first."""
     return -float(np.mean([np.median(quantiles) for quantiles in recipe.a_quantiles]))
@@ -112,7 +118,7 @@ def write_tables(
         "predictions": prediction_rows(records),
         "alternatives": nested_rows(records, "alternatives"),
         "windows": nested_rows(records, "windows"),
-        "ranking": [{"figure": figure} | asdict(row) for figure, rows in ranked.items() for row in rows],
+        "ranking": [{"figure": figure} | ranking_row(row) for figure, rows in ranked.items() for row in rows],
         "pairs": [{"figure": figure} | asdict(row) for figure, rows in paired.items() for row in rows],
         "scores": [asdict(row) for row in scored],
     }

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scalerl.curve.compare import Ranked
 from scalerl.curve.prior import PUBLISHED
 from scalerl.fits import fit_run, predict_run
 from scalerl.fits.batch import _known, fit_all, slug
 from scalerl.fits.command import main
 from scalerl.fits.inputs import read_folder
 from scalerl.fits.records import Options, signature
+from scalerl.fits.tables import ranking_row
 
 
 def fit(path, out, **options):
@@ -197,3 +199,14 @@ def test_signature_holds_prior_and_name(tmp_path, write_run, monkeypatch):
     signatures |= {signature(replace(run, run="a/run"), Options())}
     monkeypatch.setattr("scalerl.fits.records.PUBLISHED", replace(PUBLISHED, drift=0.005))
     assert len(signatures | {signature(run, Options())}) == 4
+
+
+def test_a_ranking_gives_no_number_for_a_ceiling_nobody_has_seen():
+    seen = Ranked(
+        rank=1, recipe="x", num_seeds=1, identified=True, a=0.6, a_lo90=0.59, a_hi90=0.61, tier=1, common_a=0.6, b=2.0, b_lo90=1.5,
+        b_hi90=2.5, slope=2.0, above_next=None,
+    )  # fmt: skip
+    assert ranking_row(seen)["a"] == 0.6
+    unseen = ranking_row(replace(seen, identified=False))
+    assert [unseen[name] for name in ("a", "common_a", "b", "slope")] == [None] * 4
+    assert (unseen["a_lo90"], unseen["a_hi90"]) == (0.59, 0.61)
