@@ -1,11 +1,13 @@
 """Fixtures that several test folders share: tiny policies, real engines, and a run folder whose trainer is the test."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from scalerl.config import RunConfig, build_config
 from scalerl.data.problem import Problem, write_problems
@@ -16,6 +18,11 @@ from scalerl.spool.policy import EvaluationRequest, PolicyManifest, publish_mani
 from scalerl.spool.shards import Spool
 
 NUM_PROBLEMS = 7
+
+# CI tries the same examples every time; a developer's machine looks for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 SLOWER = ("trainer", "inference", "evaluator", "generator", "e2e")
 """Folders whose tests start engines, the slowest last."""

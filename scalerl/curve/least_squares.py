@@ -111,5 +111,7 @@ def _step(state: State, problem: Problem, damping: FloatArray) -> FloatArray:
     jacobian = jacobian - free * along * state.fraction[:, None, :] / norm
     normal = np.einsum("sip,sjp->sij", jacobian, jacobian)
     diagonal = np.einsum("sii->si", normal)
-    normal = normal + np.eye(2) * (damping[:, None] * diagonal + 1e-30)[:, :, None]
+    # a share of the trace, because directions that no point tells apart would make it singular for a small damping
+    floor = 1e-12 * diagonal.sum(axis=1, keepdims=True) + 1e-30
+    normal = normal + np.eye(2) * (damping[:, None] * diagonal + floor)[:, :, None]
     return np.asarray(np.linalg.solve(normal, np.einsum("sip,sp->si", jacobian, state.residual)[..., None])[..., 0])

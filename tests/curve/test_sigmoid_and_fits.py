@@ -91,3 +91,11 @@ def test_paper_grid_is_the_printed_procedure(published):
 def test_windows_that_are_no_curve_are_refused(compute, pass_rate, message):
     with pytest.raises(ValueError, match=message):
         Window(compute=np.array(compute, dtype=float), pass_rate=np.array(pass_rate), r0=0.4)
+
+
+def test_points_that_do_not_tell_b_and_c_mid_apart_are_fitted_all_the_same():
+    """One step at the start and nothing after it: B and C_mid move the curve alike."""
+    compute = np.cumsum([0.01, 0.25, 0.875, 0.5])
+    for r0 in (0.0, 0.25, 0.5, 0.99):
+        curve = fit_least_squares(compute, np.array([1.0, 0.125, 0.0, 0.0]), r0)
+        assert np.isfinite([curve.a, curve.b, curve.c_mid]).all()
