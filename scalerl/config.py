@@ -345,7 +345,12 @@ def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(nested)
     except ValidationError as error:
-        raise ValueError(f"{origin}: " + "; ".join(_describe(item) for item in error.errors())) from None
+        raise ValueError(f"{origin}: {describe_errors(error)}") from None
+
+
+def describe_errors(error: ValidationError) -> str:
+    """What is wrong with each value, in one line."""
+    return "; ".join(_describe(item) for item in error.errors())
 
 
 def _describe(item: Any) -> str:
