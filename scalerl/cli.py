@@ -5,6 +5,7 @@ scalerl prepare | base | run | sweep | evaluate | verify | fit
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -227,7 +228,7 @@ def _fit(arguments: argparse.Namespace) -> int | None:
 def _add_role(commands) -> None:
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
     parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
-    parser.add_argument("--index", type=int, default=0, help="trainer rank or generator number")
+    parser.add_argument("--index", type=int, help="trainer rank (default: that of the srun task) or generator number")
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, help="end when this process does")
@@ -237,12 +238,14 @@ def _add_role(commands) -> None:
 def _role(arguments: argparse.Namespace) -> None:
     from scalerl.launch.processes import die_with_parent
 
-    if arguments.parent is not None:
-        die_with_parent(arguments.parent)
+    die_with_parent(os.getppid() if arguments.parent is None else arguments.parent)
     if arguments.role == "trainer":
         from scalerl.trainer import run_trainer
 
-        run_trainer(arguments.dir, rank=arguments.index, attempt=arguments.attempt)
+        if arguments.index is None:  # a task of an srun step
+            slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+            os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}
+        run_trainer(arguments.dir, rank=int(os.environ["RANK"]), attempt=arguments.attempt)
     elif arguments.role == "generator":
         from scalerl.generator import run_generator
 

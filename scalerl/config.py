@@ -192,7 +192,9 @@ class EvaluationConfig(Section):
 class BudgetConfig(Section):
     max_steps: int | None = Field(None, ge=0)
     max_gpu_hours: float | None = Field(None, gt=0)
-    """Generator, trainer and evaluator together, over all restarts."""
+    """Generator, trainer and evaluator together, over all restarts; of a Slurm job, all its GPUs from its start to its end."""
+    sweep_max_gpu_hours: float | None = Field(None, gt=0)
+    """Of all runs in the folder that holds the run's folder."""
 
     @model_validator(mode="after")
     def _bounded(self) -> "BudgetConfig":

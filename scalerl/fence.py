@@ -4,16 +4,18 @@ A supervisor claims the folder by raising the attempt number; every role carries
 before each publish, so that a left-over process of an earlier attempt can do no harm.
 """
 
-import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from scalerl.files import read_json, write_json
+from scalerl.files import read_json, temporary_name, write_json
 from scalerl.paths import RunPaths
 
 HEARTBEAT_EXPIRES_S = 60.0
+LOCK_EXPIRES_S = 60.0
 
 
 class StaleAttempt(RuntimeError):
@@ -45,40 +47,63 @@ def _started_ticks(pid: int) -> int | None:
     return None if state == "Z" else int(fields[18])
 
 
-def claim_attempt(paths: RunPaths) -> int:
+def claim_attempt(paths: RunPaths, job_id: str | None = None) -> int:
     """Take the folder over for this process and return the new attempt number.
 
+    `job_id` is the Slurm job this process runs in. A requeued job keeps its number, so an owner of the same job is an earlier
+    start of it: dead, or cut off from Slurm and fenced off from now on.
+
     Raises:
-        ValueError: another supervisor is alive in the folder.
+        ValueError: another supervisor is alive in the folder, or is claiming it.
     """
     lock = paths.attempt.with_suffix(".lock")
+    _remove_stale(lock)
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        raise ValueError(f"another supervisor is claiming {paths.root} right now; if none is alive, delete {lock}") from None
+        raise ValueError(
+            f"another supervisor is claiming {paths.root} right now; if none is alive, {lock} counts no longer after "
+            f"{LOCK_EXPIRES_S:.0f} s"
+        ) from None
     try:
-        return _claim_locked(paths)
+        return _claim_locked(paths, job_id)
     finally:
         lock.unlink()
 
 
-def _claim_locked(paths: RunPaths) -> int:
+def _remove_stale(lock: Path) -> None:
+    """Remove the lock of a supervisor that died while it held it, which takes milliseconds."""
+    with suppress(FileNotFoundError):
+        if time.time() - lock.stat().st_mtime > LOCK_EXPIRES_S:
+            stale = temporary_name(lock)
+            os.rename(lock, stale)  # of several that see it, one succeeds
+            stale.unlink()
+
+
+def _claim_locked(paths: RunPaths, job_id: str | None) -> int:
     attempt = 1
     if paths.attempt.exists():
         owner = read_json(paths.attempt)
         attempt = owner["attempt"] + 1
-        if owner["host"] == socket.gethostname():
-            alive = owner["pid"] != os.getpid() and _started_ticks(owner["pid"]) == owner["started_ticks"]
-        else:
-            alive = time.time() - paths.attempt.stat().st_mtime < HEARTBEAT_EXPIRES_S
-        if alive:
+        if _alive(paths, owner) and (job_id is None or owner["job_id"] != job_id):
             raise ValueError(
                 f"{paths.root} is being run by process {owner['pid']} on {owner['host']} (attempt {owner['attempt']}); "
                 f"stop it first, or choose another --dir"
             )
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid())}
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid()), "job_id": job_id}
     write_json(paths.attempt, {"attempt": attempt, **me})
     return attempt
+
+
+def _alive(paths: RunPaths, owner: dict[str, Any]) -> bool:
+    if owner["host"] == socket.gethostname():
+        return owner["pid"] != os.getpid() and _started_ticks(owner["pid"]) == owner["started_ticks"]
+    return time.time() - paths.attempt.stat().st_mtime < HEARTBEAT_EXPIRES_S
+
+
+def supervisor_alive(paths: RunPaths) -> bool:
+    """Whether a supervisor seems to be at work in the folder, on whatever host."""
+    return paths.attempt.exists() and _alive(paths, read_json(paths.attempt))
 
 
 def heartbeat(paths: RunPaths) -> None:
@@ -86,8 +111,13 @@ def heartbeat(paths: RunPaths) -> None:
     os.utime(paths.attempt)
 
 
-def release_attempt(paths: RunPaths) -> None:
-    """Give the folder free for a supervisor on any host; the number stays."""
-    owner = json.loads(paths.attempt.read_text())
+def release_attempt(paths: RunPaths, attempt: int) -> None:
+    """Give the folder free for a supervisor on any host; the number stays.
+
+    Raises:
+        StaleAttempt: another attempt owns it already.
+    """
+    check_attempt(paths, attempt)
+    owner = read_json(paths.attempt)
     write_json(paths.attempt, owner | {"pid": 0, "started_ticks": -1, "host": socket.gethostname()})
     os.utime(paths.attempt, (0, 0))

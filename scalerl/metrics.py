@@ -46,12 +46,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(kw_only=True)
 class Interval:
-    """Wall time of one process that holds `devices` devices; end_s is None while it runs. Unix seconds."""
+    """Wall time of one process, or of a Slurm job, that holds `devices` devices; end_s is None while it runs. Unix seconds."""
 
-    role: Role
+    role: Role | Literal["allocation"]
     devices: int
     start_s: float
     end_s: float | None = None
+    job_id: str | None = None
+    """The Slurm job it belongs to."""
 
     def device_s(self, until_s: float) -> float:
         end_s = until_s if self.end_s is None else min(self.end_s, until_s)
@@ -59,11 +61,15 @@ class Interval:
 
 
 class ComputeLedger:
-    """Device time of a run over all its attempts: devices x wall time, a CPU process counting as one device."""
+    """Device time of a run over all its attempts: devices x wall time, a CPU process counting as one device.
 
-    def __init__(self, paths: RunPaths) -> None:
+    A Slurm job costs all its devices from its start to its end, whoever uses them: what no role held is "idle".
+    """
+
+    def __init__(self, paths: RunPaths, job_id: str | None = None) -> None:
         """Read the ledger of earlier attempts. A process that was never closed ended when the ledger was last saved."""
         self._path = paths.compute
+        self._job_id = job_id
         self._intervals: list[Interval] = []
         if self._path.exists():
             saved = read_json(self._path)
@@ -72,9 +78,10 @@ class ComputeLedger:
                 if interval.end_s is None:
                     interval.end_s = max(saved["saved_s"], interval.start_s)
 
-    def open(self, role: Role, devices: int) -> Interval:
-        """Start the clock of one process; close it by setting `end_s`."""
-        interval = Interval(role=role, devices=devices, start_s=time.time())
+    def open(self, role: Role | Literal["allocation"], devices: int, start_s: float | None = None) -> Interval:
+        """Start the clock of one process, or of this job; close it by setting `end_s`."""
+        start_s = time.time() if start_s is None else start_s
+        interval = Interval(role=role, devices=devices, start_s=start_s, job_id=self._job_id)
         self._intervals.append(interval)
         self.save()
         return interval
@@ -83,12 +90,17 @@ class ComputeLedger:
         write_json(self._path, {"saved_s": time.time(), "intervals": [asdict(interval) for interval in self._intervals]})
 
     def gpu_hours(self, until_s: float | None = None) -> dict[str, float]:
-        """GPU-hours up to a unix time (default: now): one entry a role, and their sum as "total"."""
+        """GPU-hours up to a unix time (default: now): one entry a role, "idle", and their sum as "total"."""
         until_s = time.time() if until_s is None else until_s
-        hours: dict[str, float] = dict.fromkeys(ROLES, 0.0)
+        hours: dict[str, float] = dict.fromkeys((*ROLES, "allocation"), 0.0)
+        in_jobs = 0.0
         for interval in self._intervals:
-            hours[interval.role] += interval.device_s(until_s) / 3600
-        return {**hours, "total": sum(hours.values())}
+            interval_hours = interval.device_s(until_s) / 3600
+            hours[interval.role] += interval_hours
+            if interval.job_id is not None and interval.role != "allocation":
+                in_jobs += interval_hours
+        idle = max(0.0, hours.pop("allocation") - in_jobs)
+        return {**hours, "idle": idle, "total": sum(hours.values()) + idle}
 
 
 class MetricsWriter:
@@ -116,7 +128,7 @@ class MetricsWriter:
         if any([old[name] for name in key] == [row[name] for name in key] for old in self.rows[-100:]):
             return False  # appended just before an earlier supervisor died
         hours = self._ledger.gpu_hours(row["time_s"])
-        row |= {"gpu_hours": hours["total"]} | {f"{role}_gpu_hours": hours[role] for role in ROLES}
+        row |= {"gpu_hours": hours["total"]} | {f"{role}_gpu_hours": hours[role] for role in (*ROLES, "idle")}
         kept = [old for old in self.rows if not _superseded(old, row)]
         if len(kept) < len(self.rows):
             self.rows = kept

@@ -24,7 +24,7 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-SLOWER = ("trainer", "inference", "evaluator", "generator", "e2e")
+SLOWER = ("trainer", "inference", "evaluator", "generator", "e2e", "slurm")
 """Folders whose tests start engines, the slowest last."""
 
 

@@ -18,14 +18,14 @@ def paths(tmp_path):
 
 
 def own(paths, **owner):
-    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1} | owner)
+    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None} | owner)
 
 
 def test_attempts_count_up_and_older_ones_are_refused(paths):
     assert current_attempt(paths) == 0
     assert claim_attempt(paths) == 1
     check_attempt(paths, 1)
-    release_attempt(paths)
+    release_attempt(paths, 1)
     assert claim_attempt(paths) == 2
     with pytest.raises(StaleAttempt, match=r"attempt 2 owns .* belongs to attempt 1"):
         check_attempt(paths, 1)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from scalerl.curve.alternatives import power_law
 from scalerl.curve.compare import linearised_slope
 from scalerl.curve.estimators import fit_curve
 from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window
-from scalerl.curve.windows import WindowFit, cut, fit_window
+from scalerl.curve.windows import cut
 
 POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_points.csv"
 ROBUSTNESS = (  # start, end in GPU-hours; published A, B
@@ -37,21 +39,21 @@ def window(figure: str, run: str, path: Path = POINTS) -> Window:
     return Window(compute=compute, pass_rate=pass_rate, r0=float(rows.r0.iloc[0]))
 
 
-def robustness(path: Path = POINTS) -> list[tuple[float, float, float, float, WindowFit, float, float]]:
-    """(start, end, published A, published B, least squares, default's A, default's B) of the 100k run."""
+def robustness(path: Path = POINTS) -> list[tuple[float, float, float, float, Sigmoid, Sigmoid]]:
+    """(start, end, published A, published B, least squares, default) of the 100k run."""
     run = window("fig1", "8B 100k", path)
     rows = []
     for start, end, a, b in ROBUSTNESS:
         part = cut(run, start, end)
-        ours = fit_curve(part).curve
-        rows.append((start, end, a, b, fit_window(part), ours.a, ours.b))
+        least = fit_least_squares(part.compute, part.pass_rate, part.r0)
+        rows.append((start, end, a, b, least, fit_curve(part).curve))
     return rows
 
 
-def power_law(path: Path = POINTS) -> list[tuple[float, float, float, float]]:
+def power_law_ceilings(path: Path = POINTS) -> list[tuple[float, float, float, float | None]]:
     """(start, end, published A, our A) of A - D / C^B on the 100k run."""
     run = window("fig1", "8B 100k", path)
-    return [(start, end, a, fit_window(cut(run, start, end)).power_law_a) for start, end, a in POWER_LAW]
+    return [(start, end, a, power_law(cut(run, start, end))[0]) for start, end, a in POWER_LAW]
 
 
 def slopes(path: Path = POINTS) -> dict[str, tuple[float, float, float]]:
@@ -70,11 +72,11 @@ def _fixed_a(part: Window) -> float:
 
 def main() -> None:
     print("| window (GPU-hours) | published A / B | least squares A / B | default A / B |\n|---|---|---|---|")
-    for start, end, a, b, fit, ours_a, ours_b in robustness():
-        print(f"| {start}-{end} | {a:.3f} / {b:.2f} | {fit.a:.3f} / {fit.b:.2f} | {ours_a:.3f} / {ours_b:.2f} |")
+    for start, end, a, b, least, ours in robustness():
+        print(f"| {start}-{end} | {a:.3f} / {b:.2f} | {least.a:.3f} / {least.b:.2f} | {ours.a:.3f} / {ours.b:.2f} |")
     print("\n| power law on | published A | ours |\n|---|---|---|")
-    for start, end, a, ours in power_law():
-        print(f"| {start}-{end} | {a:.2f} | {ours:.2f} |")
+    for start, end, a, ceiling in power_law_ceilings():
+        print(f"| {start}-{end} | {a:.2f} | {ceiling:.2f} |")
     print(f"\n| LOO run | published B | linearised slope (A = {COMMON_A}) | least squares with that A |\n|---|---|---|---|")
     for run, (published, slope, fixed) in slopes().items():
         print(f"| {run} | {published:.2f} | {slope:.2f} | {fixed:.2f} |")

@@ -14,12 +14,14 @@ from scipy.special import expit, ndtr, ndtri
 from scalerl.curve.draws import Draws
 from scalerl.curve.prior import Prior
 from scalerl.curve.sigmoid import FloatArray
-from scalerl.curve.window import Window
+from scalerl.curve.window import Window, merge
 
 NUM_DRAWS = 4000
 GRID_SHAPE = (25, 41)
 COARSE_SHAPE = (17, 27)
 ZOOMS = 4
+MAX_POINTS = 400
+"""Longer windows are merged to this many points first: the wander's covariance is a dense matrix."""
 KEEP_LOG = 12.0
 """Grid cells this far (in log posterior) below the best are dropped when zooming in."""
 
@@ -76,6 +78,7 @@ class Grid:
 
 def fit_posterior(window: Window, prior: Prior) -> tuple[Draws, Draws]:
     """Draws for the run's own parameters, and draws for predicting its evaluations to come."""
+    window = merge(window, MAX_POINTS)
     grid, noises, parts = integrate_all(window, prior)
     flat_prior = np.tile(log_prior(grid.cells, window, prior), 2)
     evidence = np.stack([part.log_evidence + flat_prior for part in parts])
@@ -221,7 +224,7 @@ def _draw(grid: Grid, log_weight: FloatArray, parts: list[Linear], noises: list[
         c_mid=np.exp(log_c_mid),
         evaluation_sd=scatter * window.binomial_sd[-1],
         wander_sd=wander_sd,
-        wander_end=_draw_wander_end(r0, a, grid.fraction[cell], node, noises, window, prior, rng),
+        wander_end=_draw_wander_end(r0, a, grid.fraction, cell, node, noises, window, prior, rng),
         wander_length=prior.wander_length,
         drift=prior.drift,
         last_compute=float(window.compute[-1]),
@@ -247,6 +250,7 @@ def _draw_wander_end(
     r0: FloatArray,
     a: FloatArray,
     fraction: FloatArray,
+    cell: FloatArray,
     node: FloatArray,
     noises: list[Noise],
     window: Window,
@@ -255,15 +259,15 @@ def _draw_wander_end(
 ) -> FloatArray:
     """The wander at the last point given each draw's residuals: a normal, from the process itself."""
     end = np.zeros(len(node))
-    memory = np.exp(-(window.log_compute[-1] - window.log_compute) / prior.wander_length)
+    correlation = _correlation(window, prior)
+    memory = correlation[-1]
     for i in np.unique(node):
         noise, mine = noises[i], node == i
         if noise.wander_sd:
             cross = noise.wander_sd**2 * memory
-            covariance = noise.wander_sd**2 * _correlation(window, prior)
-            covariance += np.diag((noise.scatter * window.binomial_sd) ** 2)
+            covariance = noise.wander_sd**2 * correlation + np.diag((noise.scatter * window.binomial_sd) ** 2)
             gain = np.linalg.solve(covariance, cross)
             spread = np.sqrt(max(noise.wander_sd**2 - gain @ cross, 0.0))
-            level = gain.sum() * r0[mine] + (a - r0)[mine] * (fraction[mine] @ gain)
+            level = gain.sum() * r0[mine] + (a - r0)[mine] * (fraction @ gain)[cell[mine]]
             end[mine] = window.pass_rate @ gain - level + spread * rng.standard_normal(mine.sum())
     return end

@@ -49,3 +49,24 @@ class Window:
         """Sampling sd of R0, taken by as many answers as the first point."""
         p = min(max(self.r0, 0.01), 0.99)
         return float(np.sqrt(p * (1 - p) / np.broadcast_to(self.num_samples, self.compute.shape)[0]))
+
+
+def merge(window: Window, most: int) -> Window:
+    """At most `most` points: neighbours become their mean, their answers added up.
+
+    What is merged spans at most 2 / (most - 2) of the points and the same share of the window's log compute. The first
+    and the last point stay as they are: they say where the window ends and how many answers one evaluation has.
+    """
+    n, x = len(window.compute), window.log_compute
+    if n <= most:
+        return window
+    place = (np.arange(n) / (n - 1) + (x - x[0]) / (x[-1] - x[0])) / 2
+    group = 1 + np.floor(place * (most - 2))
+    group[[0, -1]] = 0, most
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    samples = np.broadcast_to(np.asarray(window.num_samples, dtype=float), n)
+    num_samples = np.add.reduceat(samples, first)
+    compute = np.exp(np.add.reduceat(samples * x, first) / num_samples)
+    compute[[0, -1]] = window.compute[[0, -1]]
+    pass_rate = np.clip(np.add.reduceat(samples * window.pass_rate, first) / num_samples, 0.0, 1.0)
+    return Window(compute=compute, pass_rate=pass_rate, r0=window.r0, num_samples=num_samples)

@@ -7,7 +7,7 @@ from scalerl import files
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits.figures import run_figure, save
 from scalerl.fits.inputs import read_folder
-from scalerl.fits.predictions import NAME, write_prediction
+from scalerl.fits.predictions import write_prediction
 from scalerl.fits.records import Options, advice, fit_record
 
 
@@ -61,10 +61,10 @@ def fit_run(run_dir: Path) -> FitResult:
     )
 
 
-def predict_run(run_dir: Path, gpu_hours: tuple[float, ...]) -> bool:
-    """Write run_dir/prediction.json for these targets, before the run is extended; False if there is one already.
+def predict_run(run_dir: Path, gpu_hours: tuple[float, ...]) -> Path | None:
+    """Write a prediction of these targets into run_dir, before the run is extended; None if all were foretold earlier.
 
     Raises:
         ValueError: no curve, or no target beyond the last evaluation.
     """
-    return write_prediction(run_dir / NAME, fit_record(read_folder(run_dir), Options(predict=gpu_hours)))
+    return write_prediction(run_dir, fit_record(read_folder(run_dir), Options(predict=gpu_hours)))

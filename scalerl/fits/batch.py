@@ -9,14 +9,13 @@ from pathlib import Path
 from scalerl import files
 from scalerl.fits.figures import axis_figure, run_figure, save
 from scalerl.fits.inputs import RunPoints, Unreadable, read_input
-from scalerl.fits.predictions import NAME, Scored, score, write_prediction
+from scalerl.fits.predictions import Scored, score, write_prediction
 from scalerl.fits.records import Options, RunRecord, fit_record, signature
 from scalerl.fits.report import write_report
 from scalerl.fits.tables import compare, write_tables
 
 MAX_READABLE = 100
 """File names keep this much of a run's key."""
-Foretold = tuple[list[Scored], list[Unreadable], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,6 @@ class Outcome:
     """Runs fitted anew; the others were taken from the last fits.json."""
     unreadable: list[Unreadable]
     scored: list[Scored]
-    notes: list[str]
-    """What was asked for and not done, without being an error."""
 
 
 def fit_all(path: Path, out: Path, options: Options) -> Outcome:
@@ -55,7 +52,7 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
                 continue
             num_fitted += 1
         records.append(record)
-    scored, failed, notes = _foretell(runs, records, out, options)
+    scored, failed = _foretell(runs, records, out, options)
     unreadable += failed
     ranked, paired = compare(records)
     write_tables(out, records, ranked, paired, scored)
@@ -63,7 +60,7 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
     write_report(out / "report.html", f"Curves of {path.name}", records, ranked, paired, scored, unreadable)
     # last: after an interruption, the figures that may be missing are those of runs not known here
     files.write_json(out / "fits.json", [asdict(record) for record in records])
-    return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored, notes=notes)
+    return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
 
 
 def _known(path: Path) -> dict[str, RunRecord]:
@@ -74,42 +71,46 @@ def _known(path: Path) -> dict[str, RunRecord]:
         return {}
 
 
-def _foretell(runs: list[RunPoints], records: list[RunRecord], out: Path, options: Options) -> Foretold:
-    """Write predictions that were asked for, score those written earlier."""
+def _foretell(
+    runs: list[RunPoints], records: list[RunRecord], out: Path, options: Options
+) -> tuple[list[Scored], list[Unreadable]]:
+    """Write predictions that were asked for and are not there yet; score all that are."""
     folders = {run.key: run.folder for run in runs}
     scored: list[Scored] = []
-    unreadable, notes = [], []
+    unreadable = []
     for record in records:
         folder = folders[record.key] or out / "records" / slug(record.key)
-        targets = {target for target in options.predict if target > record.points["compute"][-1]}
         try:
-            if targets:
+            if any(target > record.points["compute"][-1] for target in options.predict):
                 folder.mkdir(parents=True, exist_ok=True)
-            written = bool(targets) and write_prediction(folder / NAME, record)
-            rows = score(folder / NAME, record) if (folder / NAME).exists() else []
+                write_prediction(folder, record)
+            scored.extend(score(folder, record))
         except (ValueError, OSError) as error:
             unreadable.append(Unreadable(run=record.key, reason=str(error)))
-            continue
-        scored.extend(rows)
-        if not written and targets - {row.compute for row in rows}:
-            notes.append(f"{NAME} of {record.key} is of an earlier call and stays: {folder / NAME}")
-    return scored, unreadable, notes
+    return scored, unreadable
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
-    """Figures of runs that changed, and of axes with such a run."""
+    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no more."""
     folder.mkdir(exist_ok=True)
-    for record in records:
-        path = folder / f"{slug(record.key)}.png"
-        if record.signature not in known or not path.exists():
-            save(path, run_figure(record))
-    signatures = {record.signature for record in records}
-    for figure in dict.fromkeys(record.figure for record in records):
-        members = [record for record in records if record.figure == figure]
-        path = folder / f"axis_{slug(figure) if figure else 'all'}.png"
-        gone = any(old.figure == figure and name not in signatures for name, old in known.items())
-        if len(members) > 1 and (gone or not path.exists() or any(m.signature not in known for m in members)):
-            save(path, axis_figure(figure or "all runs", members))
+    drawn, wanted = _figures(list(known.values())), _figures(records)
+    for name in drawn.keys() - wanted.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, members in wanted.items():
+        before = {record.signature for record in drawn.get(name, [])}
+        if before != {record.signature for record in members} or not (folder / name).exists():
+            title = members[0].figure or "all runs"
+            save(folder / name, axis_figure(title, members) if len(members) > 1 else run_figure(members[0]))
+
+
+def _figures(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs in every figure, by file name: one a run, one an axis of two runs or more."""
+    figures = {f"{slug(record.key)}.png": [record] for record in records}
+    for axis in dict.fromkeys(record.figure for record in records):
+        members = [record for record in records if record.figure == axis]
+        if len(members) > 1:
+            figures[f"axis_{slug(axis) if axis else 'all'}.png"] = members
+    return figures
 
 
 def slug(key: str) -> str:

@@ -77,8 +77,6 @@ def _tell(outcome: Outcome, out: Path) -> None:
         if row.hit is not None:
             verdict = "inside" if row.hit else "outside"
             print(f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}")
-    for note in outcome.notes:
-        print(f"note: {note}")
     print(f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}")
     for unreadable in outcome.unreadable:
         print(f"error: {unreadable.run}: {unreadable.reason}", file=sys.stderr)

@@ -122,7 +122,7 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
         ValueError: a row lacks a value, or the evaluations do not make a curve.
     """
     name = folder.name if name is None else name
-    figure, run, seed = _split_name(name)
+    figure, run, seed = split_name(name)
     rows = _eval_rows(folder / "metrics.jsonl", axis)
     if len(rows) <= MIN_POINTS:
         raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
@@ -153,7 +153,7 @@ def _eval_rows(path: Path, axis: str) -> list[dict[str, Any]]:
     return evaluations
 
 
-def _split_name(name: str) -> tuple[str, str, str]:
+def split_name(name: str) -> tuple[str, str, str]:
     """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN, or RUN-seedN."""
     parent, _, folder = name.rpartition("/")
     match = re.fullmatch(r"(?:([^-]+)-)?(.+)-seed(\d+)", folder)

@@ -1,4 +1,7 @@
-"""prediction.json: what was foretold of a run, written once before it is extended, scored afterwards."""
+"""prediction.json: what was foretold of a run, written once before it is extended, scored afterwards.
+
+Each target is foretold once: a later call with a farther target adds prediction-2.json, and so on; no file ever changes.
+"""
 
 import json
 import os
@@ -13,6 +16,9 @@ from scalerl import files
 from scalerl.fits.records import RunRecord
 
 NAME = "prediction.json"
+FORETOLD = ("compute", "predicted", "lo90", "hi90")
+NEAR = 0.02
+"""A run ends within a step of its budget: an evaluation this close below a target counts as being there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +26,8 @@ class Scored:
     """One foretold pass rate and what came of it."""
 
     key: str
+    foretold_at: float
+    """The last compute that was known then."""
     compute: float
     predicted: float
     lo90: float
@@ -32,15 +40,28 @@ class Scored:
     """Whether the interval holds it."""
 
 
-def write_prediction(path: Path, record: RunRecord) -> bool:
-    """Write the record's targets beyond its window to `path` unless it exists; says whether it was written.
+def prediction_files(folder: Path) -> list[Path]:
+    """What was foretold of the run in `folder`, oldest first."""
+    found: list[Path] = []
+    while (path := _file(folder, len(found) + 1)).exists():
+        found.append(path)
+    return found
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / (NAME if number == 1 else f"prediction-{number}.json")
+
+
+def write_prediction(folder: Path, record: RunRecord) -> Path | None:
+    """Write the record's targets beyond its window that nothing in `folder` foretells yet; None if there are none such.
 
     Raises:
-        ValueError: no target lies beyond the window.
+        ValueError: no target lies beyond the window, or an earlier prediction cannot be read or is over another axis.
     """
-    targets = [p for p in record.predictions if p["observed"] is None and (p["compute"] or 0) > record.points["compute"][-1]]
+    last = record.points["compute"][-1]
+    targets = [p for p in record.predictions if p["observed"] is None and (p["compute"] or 0) > last]
     if not targets:
-        raise ValueError(f"{record.key}: no target lies beyond the last point, {record.points['compute'][-1]:g}")
+        raise ValueError(f"{record.key}: no target lies beyond the last point, {last:g}")
     content = {
         "written_at_s": time.time(),
         "key": record.key,
@@ -50,8 +71,20 @@ def write_prediction(path: Path, record: RunRecord) -> bool:
         "num_points": record.num_points,
         "identified": record.identified,
         "curve": record.curve,
-        "predictions": targets,
     }
+    while True:
+        known = prediction_files(folder)
+        foretold = {prediction["compute"] for path in known for prediction in _read(path, record.axis)[1]}
+        new = [target for target in targets if target["compute"] not in foretold]
+        if not new:
+            return None
+        path = _file(folder, len(known) + 1)
+        if _write_new(path, content | {"predictions": new}):
+            return path
+
+
+def _write_new(path: Path, content: dict[str, Any]) -> bool:
+    """Write a file that is not there yet; False if another process was first."""
     temporary = files.temporary_name(path)
     try:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -65,31 +98,38 @@ def write_prediction(path: Path, record: RunRecord) -> bool:
     return True
 
 
-def score(path: Path, record: RunRecord) -> list[Scored]:
-    """Compare a written prediction with the run as it is now; `record` is on the same compute axis.
-
-    Raises:
-        ValueError: the prediction was made on another axis, or the file holds none.
-    """
+def _read(path: Path, axis: str) -> tuple[float, list[dict[str, float]]]:
+    """(last compute known then, predictions) of a file over `axis`."""
     written = files.read_json(path)
     try:
-        axis, predictions = written["axis"], written["predictions"]
-        if axis == record.axis:
-            return [_score(prediction, record) for prediction in predictions]
-    except (KeyError, TypeError) as error:
+        predictions = [{name: float(entry[name]) for name in FORETOLD} for entry in written["predictions"]]
+        foretold_at, found = float(written["window"][1]), written["axis"]
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} holds no prediction ({error!r}); delete it or restore it from a copy") from None
-    raise ValueError(f"{path} predicts over {axis}; fit with --axis {axis} to score it")
+    if found != axis:
+        raise ValueError(f"{path} predicts over {found}; fit with --axis {found} to score it")
+    return foretold_at, predictions
 
 
-def _score(prediction: dict[str, Any], record: RunRecord) -> Scored:
+def score(folder: Path, record: RunRecord) -> list[Scored]:
+    """Compare all that was foretold in `folder` with the run as it is now; `record` is on the same compute axis.
+
+    Raises:
+        ValueError: a prediction was made on another axis, or a file holds none.
+    """
+    written = [_read(path, record.axis) for path in prediction_files(folder)]
+    return [_score(prediction, foretold_at, record) for foretold_at, predictions in written for prediction in predictions]
+
+
+def _score(prediction: dict[str, float], foretold_at: float, record: RunRecord) -> Scored:
     compute, pass_rate = record.points["compute"], record.points["pass_rate"]
-    foretold = {name: prediction[name] for name in ("compute", "predicted", "lo90", "hi90")}
-    if prediction["compute"] > compute[-1]:
-        return Scored(key=record.key, **foretold, observed=None, error=None, hit=None)
+    if prediction["compute"] > (1 + NEAR) * compute[-1]:
+        return Scored(key=record.key, foretold_at=foretold_at, **prediction, observed=None, error=None, hit=None)
     observed = float(np.interp(np.log(prediction["compute"]), np.log(compute), pass_rate))
     return Scored(
         key=record.key,
-        **foretold,
+        foretold_at=foretold_at,
+        **prediction,
         observed=observed,
         error=observed - prediction["predicted"],
         hit=prediction["lo90"] <= observed <= prediction["hi90"],

@@ -16,7 +16,7 @@ from scalerl.curve.window import Window
 from scalerl.curve.windows import cut, stability
 from scalerl.fits.inputs import RunPoints
 
-FORMAT = 1
+FORMAT = 2
 """Part of every signature: raise it when a fit's meaning changes, and everything is fitted anew."""
 BAND_POINTS = 120
 BAND_REACH = 6.0
@@ -154,7 +154,7 @@ def fit_record(points: RunPoints, options: Options) -> RunRecord:
         needed_compute=fit.verdict.needed_compute,
         a_quantiles=quantiles(fit.parameters.a).tolist(),
         alternatives=[asdict(alternative) for alternative in fit.alternatives],
-        windows=[asdict(window_fit) for window_fit in stability(window)],
+        windows=[asdict(window_fit) for window_fit in stability(window, fit)],
         points={
             "compute": points.compute.tolist(),
             "pass_rate": points.pass_rate.tolist(),

@@ -36,7 +36,7 @@ def write_report(
         *(_matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows) for figure, rows in paired.items()),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),
-        _section("Stability under the window (least squares)", _windows(records)),
+        _section("Stability under the window", _windows(records)),
     ]
     data = {
         "runs": [_curve(record) for record in records],

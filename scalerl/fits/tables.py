@@ -21,15 +21,14 @@ MAX_PAIRED = 30
 
 
 def fit_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
-    """One row a run. Where `default` has not identified the ceiling, A, B and C_mid are empty and only bounds stand."""
+    """One row a run. Where the window does not identify the ceiling, A, B and C_mid are empty and only bounds stand."""
     return [_fit_row(record) for record in records]
 
 
 def _fit_row(record: RunRecord) -> dict[str, Any]:
-    known = record.identified or record.estimator != "default"
     row: dict[str, Any] = {"figure": record.figure, "run": record.run, "seed": record.seed}
     for title, name in PARAMETERS.items():
-        row[title] = record.curve[name] if known or name == "r0" else None
+        row[title] = record.curve[name] if record.identified or name == "r0" else None
         row[f"{title}_lo90"], row[f"{title}_hi90"] = record.bounds[name]
     best = record.alternatives[0]["family"]
     return row | {
@@ -66,7 +65,7 @@ def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str
     """Ranking and pairwise probabilities within each figure that has two recipes or more."""
     ranked, paired = {}, {}
     for figure in dict.fromkeys(record.figure for record in records):
-        recipes = _recipes([record for record in records if record.figure == figure])
+        recipes = recipes_of([record for record in records if record.figure == figure])
         if len(recipes) > 1:
             ranked[figure] = rank(recipes)
             paired[figure] = pairs(sorted(recipes, key=_ceiling)[:MAX_PAIRED])
@@ -84,7 +83,8 @@ def _ceiling(recipe: Recipe) -> float:
     return -float(np.mean([np.median(quantiles) for quantiles in recipe.a_quantiles]))
 
 
-def _recipes(records: list[RunRecord]) -> list[Recipe]:
+def recipes_of(records: list[RunRecord]) -> list[Recipe]:
+    """The runs of one figure by recipe, its seeds together."""
     names = list(dict.fromkeys(record.run for record in records))
     groups = {name: [record for record in records if record.run == name] for name in names}
     return [

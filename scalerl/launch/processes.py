@@ -10,8 +10,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
+from scalerl.config import RunConfig
 from scalerl.metrics import ComputeLedger, Interval, Role
+from scalerl.paths import RunPaths
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,13 +33,9 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def role_environment(gpus: list[str]) -> dict[str, str]:
-    """The environment of every role: no network unless the user set otherwise, one thread, its own GPUs."""
-    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = defaults | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    return environment
+def num_devices(config: RunConfig) -> int:
+    """Devices (GPUs, or CPU processes) a run takes: trainer ranks, generators and one evaluator."""
+    return config.trainer.num_ranks + (config.generator.num + 1) * config.generator.tensor_parallel_size
 
 
 @dataclass(kw_only=True)
@@ -45,32 +44,46 @@ class RoleProcess:
 
     name: str
     """Of the process and its log: trainer-0, generator-3, evaluator."""
-    role: Role
     arguments: list[str]
-    """Of `scalerl role`, beside --dir, --attempt and --parent."""
-    gpus: list[str]
-    log: Path
-    num_deaths: int = 0
+    """Of `scalerl role`, beside --dir, --attempt and --parent; the first is the role."""
+    num_devices: int = 1
+    prefix: list[str] = field(default_factory=list)
+    """Words before the command, such as those of srun."""
     environment: dict[str, str] = field(default_factory=dict)
+    """Beside `base_environment`."""
+    num_deaths: int = 0
+    log: Path = Path()
     _process: subprocess.Popen | None = None
     _interval: Interval | None = None
 
-    def start(self, run_dir: Path, attempt: int, ledger: ComputeLedger) -> None:
+    @property
+    def role(self) -> Role:
+        return cast(Role, self.arguments[0])
+
+    def base_environment(self) -> dict[str, str]:
+        """The environment of every role: no network unless the user set otherwise, one thread."""
+        defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        return defaults | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+
+    def start(self, paths: RunPaths, attempt: int, ledger: ComputeLedger) -> None:
         """Start the process; its output is appended to its log."""
         assert self._process is None
+        self.log = paths.log(attempt, self.name)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "scalerl", "role", *self.arguments]
-        command += ["--dir", str(run_dir), "--attempt", str(attempt), "--parent", str(os.getpid())]
+        command = [*self.prefix, sys.executable, "-m", "scalerl", "role", *self.arguments]
+        command += ["--dir", str(paths.root), "--attempt", str(attempt)]
+        if not self.prefix:
+            command += ["--parent", str(os.getpid())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=role_environment(self.gpus) | self.environment,
+                env=self.base_environment() | self.environment,
                 start_new_session=True,
             )
-        self._interval = ledger.open(self.role, devices=max(1, len(self.gpus)))
+        self._interval = ledger.open(self.role, devices=self.num_devices)
 
     @property
     def running(self) -> bool:
@@ -85,7 +98,7 @@ class RoleProcess:
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode
-        self._end_group()
+        self._end()
         return code
 
     def signal(self, number: signal.Signals) -> None:
@@ -97,14 +110,21 @@ class RoleProcess:
         if self._process is None:
             return
         self.signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(timeout=deadline_s)
-        self._end_group()
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._end()
 
-    def _end_group(self) -> None:
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        assert self._process is not None
+        self._process.kill()
+
+    def _end(self) -> None:
         assert self._process is not None and self._interval is not None
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)  # children it may have left
         self._process.wait()
         self._interval.end_s = time.time()
         self._process = None
@@ -115,3 +135,19 @@ class RoleProcess:
         lines = [line.strip() for line in lines[-400:] if line.strip()]
         errors = [line for line in lines if "Error" in line or line.startswith("error")]
         return (errors or lines or ["its log is empty"])[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """All processes of a run, not started yet."""
+
+    trainers: list[RoleProcess]
+    """Processes that make up the ranks; they are started and ended together."""
+    generators: list[RoleProcess]
+    evaluator: RoleProcess
+    trainer_address: str
+    """The host of rank 0."""
+
+    @property
+    def processes(self) -> list[RoleProcess]:
+        return [*self.trainers, *self.generators, self.evaluator]

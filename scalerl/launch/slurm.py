@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 SEPARATOR = "|"
+PREEMPTING, TIMEOUT = "PREEMPTING", "TIMEOUT"
+"""Of `ending`: a word of ours for the grace time, and Slurm's for a job at its time limit."""
 
 
 class SlurmError(OSError):
@@ -85,14 +87,17 @@ def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
     Raises:
         SlurmError: sacct failed, as it does where there is no accounting.
     """
-    ids = ",".join(job_ids)
-    if not ids:
+    wanted = set(job_ids)
+    if not wanted:
         return []
-    fields = "JobID,State,Start,ElapsedRaw,AllocTRES"
-    command = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--format={fields}", f"--jobs={ids}"]
+    command = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"]
+    command += ["--format=JobID,JobIDRaw,State,Start,ElapsedRaw,AllocTRES", f"--jobs={','.join(sorted(wanted))}"]
     jobs = []
     for line in call(*command).splitlines():
-        job_id, state, start, elapsed, tres = line.split(SEPARATOR, 4)
+        job_id, raw_id, state, start, elapsed, tres = line.split(SEPARATOR, 5)
+        # one task of an array has the array's own id as its raw id, and sacct answers that id with all tasks
+        if not wanted & {job_id, raw_id, job_id.partition("+")[0]}:
+            continue
         gpus = re.search(r"gres/gpu=(\d+)", tres)
         jobs.append(
             AccountedJob(
@@ -120,7 +125,7 @@ def show(*what: str) -> dict[str, str]:
     Raises:
         SlurmError: scontrol failed, or knows no such thing.
     """
-    return dict(re.findall(r"(\S+?)=(\S*)", call("scontrol", "--oneliner", "show", *what)))
+    return _fields(call("scontrol", "--oneliner", "show", *what))
 
 
 def settings() -> dict[str, str]:
@@ -141,7 +146,7 @@ def requeue(job_id: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What one node of this job's allocation offers to its steps."""
+    """What one node of a job's allocation offers to its steps."""
 
     name: str
     gpus: int
@@ -158,15 +163,74 @@ class Allocation:
     start_s: float
     end_s: float | None
     """Unix time of the time limit; None without one."""
-    restarts: int
     nodes: list[Node]
 
 
-def in_allocation() -> bool:
-    """Whether this process runs inside a Slurm job."""
-    return "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None
+def job_id_here() -> str | None:
+    """The id of the Slurm job this process runs in, as squeue writes it; None outside."""
+    if not shutil.which("srun"):
+        return None
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
-def job_state(job_id: str) -> str:
-    """The state of a job now, such as RUNNING, CANCELLED, TIMEOUT or PREEMPTED."""
-    return show("job", job_id)["JobState"]
+def allocation(job_id: str) -> Allocation:
+    """What Slurm gave to a running job; of a heterogeneous job, to all its components.
+
+    Raises:
+        SlurmError: scontrol failed.
+    """
+    components = call("scontrol", "--oneliner", "--details", "show", "job", job_id).splitlines()
+    nodes = [node for component in components if component.strip() for node in _nodes(component)]
+    fields = _fields(components[0])
+    start_s = parse_time(fields["StartTime"])
+    assert start_s is not None, "a running job has started"
+    return Allocation(job_id=job_id, start_s=start_s, end_s=parse_time(fields["EndTime"]), nodes=nodes)
+
+
+def _fields(line: str) -> dict[str, str]:
+    return dict(re.findall(r"(\S+?)=(\S*)", line))
+
+
+def _nodes(component: str) -> list[Node]:
+    het_group = int(_fields(component).get("HetJobOffset", 0))
+    nodes = []
+    for names, cpus, mem_mb, gres in re.findall(r"Nodes=(\S+) CPU_IDs=(\S+) Mem=(\d+) GRES=(\S*)", component):
+        gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
+        for name in call("scontrol", "show", "hostnames", names).split():
+            nodes.append(Node(name=name, gpus=gpus, cpus=_count(cpus), mem_mb=int(mem_mb), het_group=het_group))
+    return nodes
+
+
+def _count(ranges: str) -> int:
+    """How many numbers "0-3,8" holds."""
+    total = 0
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        total += int(last or first) - int(first) + 1
+    return total
+
+
+def ending(job_id: str) -> str | None:
+    """Why Slurm is ending a job, such as CANCELLED, TIMEOUT or, while a preempted job has its grace, PREEMPTING; None: it is not.
+
+    Raises:
+        SlurmError: scontrol failed.
+    """
+    fields = show("job", job_id)
+    if fields["JobState"] != "RUNNING":
+        return fields["JobState"]
+    return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None
+
+
+def kill_step(job_id: str, name: str) -> None:
+    """Kill the steps of this name, wherever they run; none is fine.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    for line in call("squeue", "--noheader", "--steps", f"--jobs={job_id}", f"--format=%i{SEPARATOR}%j").splitlines():
+        step_id, step_name = line.split(SEPARATOR, 1)
+        if step_name == name:
+            call("scancel", "--signal=KILL", step_id)

@@ -1,7 +1,7 @@
 """`scalerl run`: starts the roles of a run, keeps them up, accounts for them, and ends them cleanly.
 
 The supervisor holds no state of its own that matters: everything is in the run folder, so it may die at any point and the same
-command continues the run.
+command, or the same Slurm job started again, continues the run.
 """
 
 import shutil
@@ -9,15 +9,18 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.fence import claim_attempt, heartbeat, release_attempt
+from scalerl.fence import HEARTBEAT_EXPIRES_S, StaleAttempt, check_attempt, claim_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
-from scalerl.launch.devices import assign_devices, visible_gpus
 from scalerl.launch.folder import check_inputs, check_run_folder, save_config
 from scalerl.launch.loggers import open_loggers
+from scalerl.launch.place import Place, open_place
 from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.launch.progress import Progress, status_line
+from scalerl.launch.report import budget_used_up, ceiling, latest, limit_reached
+from scalerl.launch.slurm import PREEMPTING, TIMEOUT, SlurmError
 from scalerl.metrics import ComputeLedger, MetricsWriter
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import pending_evaluations
@@ -25,11 +28,16 @@ from scalerl.spool.policy import pending_evaluations
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
 GENERATOR_STOP_S = 10.0
-EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_CODES = {"finished": 0, "requeued": 75, "stopped": 130}
+EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = EXIT_CODES["finished"], 1, EXIT_CODES["stopped"]
 
 
 class RunFailed(RuntimeError):
     """A role cannot be kept up; the message names it, its last error and its log."""
+
+
+class JobEnds(RuntimeError):
+    """Slurm takes the job away now; the message is Slurm's word for why."""
 
 
 class Supervisor:
@@ -41,85 +49,85 @@ class Supervisor:
         Raises:
             ValueError: bad input, a folder in use, or too few GPUs; nothing was started.
         """
-        gpus = visible_gpus()
-        devices = assign_devices(config, gpus)
-        check_inputs(config, on_cpu=not gpus)
+        self.place = open_place()
+        self.layout = self.place.layout(config)
+        check_inputs(config, on_cpu=self.place.on_cpu)
         check_run_folder(paths, config)
         self.config, self.paths = config, paths
         paths.create()
-        self.attempt = claim_attempt(paths)
+        self.attempt = claim(paths, self.place)
         save_config(paths, config)
-        self.ledger = ComputeLedger(paths)
+        self.ledger = ComputeLedger(paths, self.place.job_id)
         self.metrics = MetricsWriter(paths, self.ledger)
         self.progress = Progress()
         self.loggers = open_loggers(paths, config)
-        self.trainers = [self._process("trainer", index, devices) for index in range(config.trainer.num_ranks)]
-        self.generators = [self._process("generator", index, devices) for index in range(config.generator.num)]
-        self.evaluator = self._process("evaluator", None, devices)
+        self._allocation = self.place.open_ledger(config, self.ledger)
         self._stop_reason: str | None = None
+        self._stop_deadline_s = 0.0
+        self._requeue = False
+        """Whether this stop is for Slurm's sake: the job is to be started again."""
         self._final = False
         """Whether the run has ended for good: a larger budget would not make it go on."""
-        self._stop_deadline_s = 0.0
         self._saved_s = 0.0
         self._interrupts = 0
-
-    def _process(self, role, index: int | None, devices: dict[str, list[str]]) -> RoleProcess:
-        name = role if index is None else f"{role}-{index}"
-        arguments = [role] if index is None else [role, "--index", str(index)]
-        return RoleProcess(name=name, role=role, arguments=arguments, gpus=devices[name], log=self.paths.log(self.attempt, name))
-
-    @property
-    def processes(self) -> list[RoleProcess]:
-        return [*self.trainers, *self.generators, self.evaluator]
+        self._warned = False
+        self._curve: dict[str, Any] | None = ceiling(self.metrics.rows)
+        self._last_error = ""
 
     def run(self) -> int:
-        """Run to the end of the budget, an interrupt or a failure; returns the exit code."""
+        """Run to the end of the budget, of the job, an interrupt or a failure; returns the exit code."""
         self.paths.stop.unlink(missing_ok=True)
         self._link_logs()
         handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._warn)
         state, reason = "failed", "the supervisor ended unexpectedly"
         try:
             self._start_trainers()
-            for process in [*self.generators, self.evaluator]:
-                process.start(self.paths.root, self.attempt, self.ledger)
+            for process in [*self.layout.generators, self.layout.evaluator]:
+                process.start(self.paths, self.attempt, self.ledger)
             state, reason = self._watch()
         except RunFailed as error:
+            reason = str(error)
+        except JobEnds as error:
+            state, reason = self._after_job_ends(str(error))
+        except StaleAttempt as error:
             reason = str(error)
         finally:
             for number in handlers:
                 signal.signal(number, signal.SIG_IGN)  # nothing may cut the clean-up short
-            self._stop_all()
-            self._save(state, reason)
-            release_attempt(self.paths)
+            state, reason = self._end(state, reason)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self.progress.note(f"run {state}: {reason} | {status_line(self.config, self.metrics.rows, self.ledger.gpu_hours())}")
-        return {"finished": EXIT_FINISHED, "stopped": EXIT_INTERRUPTED}.get(state, EXIT_FAILED)
+        return EXIT_CODES.get(state, EXIT_FAILED)
 
     def _link_logs(self) -> None:
-        latest = self.paths.logs / "latest"
-        latest.unlink(missing_ok=True)
-        latest.symlink_to(self.paths.log(self.attempt, "any").parent.name)
+        latest_logs = self.paths.logs / "latest"
+        latest_logs.unlink(missing_ok=True)
+        latest_logs.symlink_to(self.paths.log(self.attempt, "any").parent.name)
 
     def _start_trainers(self) -> None:
-        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(self.trainers))}
-        for rank, process in enumerate(self.trainers):
-            # each rank sees just its own GPU, so its local rank is always 0
-            process.environment = rendezvous | {"RANK": str(rank), "LOCAL_RANK": "0"}
-            process.start(self.paths.root, self.attempt, self.ledger)
+        rendezvous = {"MASTER_ADDR": self.layout.trainer_address, "MASTER_PORT": str(free_port())}
+        for process in self.layout.trainers:
+            process.environment |= rendezvous
+            process.start(self.paths, self.attempt, self.ledger)
 
     def _watch(self) -> tuple[str, str]:
         """Keep the roles up until the trainer has ended by itself; then let the evaluator finish. Returns (state, reason)."""
-        self._loop(until=self._trainers_ended, watched=[*self.generators, self.evaluator])
+        self._loop(until=self._trainers_ended, watched=[*self.layout.generators, self.layout.evaluator])
         reason = self._stop_reason or self._own_end()
-        for process in self.generators:
+        for process in self.layout.generators:
             process.signal(signal.SIGTERM)
+        if self._requeue:
+            return "requeued", reason
         if self._interrupts:
             return "stopped", f"{reason}; the same command continues it"
-        for process in self.generators:
+        for process in self.layout.generators:
             process.stop(GENERATOR_STOP_S)
         deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
-        self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.evaluator])
+        self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.layout.evaluator])
+        if self._requeue and pending_evaluations(self.paths):
+            return "requeued", f"{self._stop_reason} before the last evaluation ({reason})"
         if self._interrupts:
             return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
         return "finished", reason
@@ -150,74 +158,112 @@ class Supervisor:
 
     def _trainers_ended(self) -> bool:
         """Whether every rank has ended well. One that died takes the others along, and all start again from the checkpoint."""
-        codes = {process.name: process.poll() for process in self.trainers}
-        dead = [process for process in self.trainers if codes[process.name] not in (None, 0)]
+        trainers = self.layout.trainers
+        codes = {process.name: process.poll() for process in trainers}
+        dead = [process for process in trainers if codes[process.name] not in (None, 0)]
         if dead:
             # the other ranks wait in a collective for the dead one
-            for process in self.trainers:
+            for process in trainers:
                 process.stop(0)
-            self._count_death(dead[0], codes[dead[0].name])
-            self._start_trainers()
-        return not any(process.running for process in self.trainers)
+            if self._may_restart(dead[0], codes[dead[0].name]):
+                self._start_trainers()
+        return not any(process.running for process in trainers)
 
     def _restart_if_dead(self, process: RoleProcess) -> None:
         code = process.poll()
-        if code is not None:
-            self._count_death(process, code)
-            process.start(self.paths.root, self.attempt, self.ledger)
+        if code is not None and self._may_restart(process, code):
+            process.start(self.paths, self.attempt, self.ledger)
 
-    def _count_death(self, process: RoleProcess, code: int | None) -> None:
+    def _may_restart(self, process: RoleProcess, code: int | None) -> bool:
+        """Whether a role that died is to be started again; not when Slurm ends it.
+
+        Raises:
+            RunFailed: it died too often, or while the run was stopping. JobEnds: the job is gone.
+        """
+        self._check_job()
+        if self._requeue:
+            return False
         process.num_deaths += 1
         cause = f"{process.name} died with exit code {code} ({process.last_error()}); log: {process.log}"
+        self._last_error = cause
         if self._stop_reason is not None and process.role == "trainer":
             raise RunFailed(f"while stopping ({self._stop_reason}), {cause}")
         if process.num_deaths > self.config.launch.max_restarts:
             raise RunFailed(f"{cause}; it had been restarted {process.num_deaths - 1} times already (launch.max_restarts)")
         self.progress.note(f"{cause}; starting it again")
+        return True
 
     def _evaluated(self, deadline_s: float) -> bool:
-        if self._interrupts or not pending_evaluations(self.paths):
+        if self._interrupts or self._requeue or not pending_evaluations(self.paths):
             return True
         if time.monotonic() > deadline_s:
             waited_s = self.config.launch.evaluation_deadline_s
-            raise RunFailed(
-                f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {self.evaluator.log}"
-            )
+            log = self.layout.evaluator.log
+            raise RunFailed(f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {log}")
         return False
 
     def _collect(self) -> None:
+        check_attempt(self.paths, self.attempt)
         for row in self.metrics.collect():
             for log in self.loggers:
                 log(row)
             if row["kind"] == "eval":
+                self._curve = ceiling(self.metrics.rows)
                 self.progress.note(
                     f"held-out pass rate {row['pass_rate']:.4f} at step {row['step']}, {row['gpu_hours']:.4g} GPU-hours"
                 )
 
     def _check_limits(self) -> None:
-        """Ask the trainer to end when a budget is used up; a trainer that does not end in time is an error."""
+        """Ask the trainer to end when the job or a budget ends; a trainer that does not end in time is an error."""
+        if not self._requeue:
+            self._check_time()
         if self._stop_reason is None:
             reason = self._limit_reached()
             if reason is not None:
                 self._request_stop(reason)
-        elif self.trainers[0].running and time.monotonic() > self._stop_deadline_s:
+        elif self.layout.trainers[0].running and time.monotonic() > self._stop_deadline_s and not self._requeue:
             limit_s = self.config.launch.stop_deadline_s
             raise RunFailed(
                 f"stopping ({self._stop_reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)"
             )
 
+    def _check_time(self) -> None:
+        """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
+        remaining_s = self.place.remaining_s()
+        if self._warned:
+            self._leave_job("Slurm warned of the job's end")
+        elif remaining_s is not None and remaining_s <= 0:
+            self._leave_job("the job's time limit is near")
+        elif self._interrupts and self._stop_reason is None:
+            self._check_job()
+
+    def _check_job(self) -> None:
+        """Find out whether Slurm is taking the job away: with grace, or now.
+
+        Raises:
+            JobEnds: now.
+        """
+        ending = self.place.ending()
+        if ending == PREEMPTING:
+            self._leave_job("preempted")
+        elif ending is not None:
+            raise JobEnds(ending)
+
+    def _leave_job(self, reason: str) -> None:
+        self._requeue = True
+        if self._stop_reason is None:
+            self._request_stop(reason)
+
+    def _after_job_ends(self, ending: str) -> tuple[str, str]:
+        """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
+        self._requeue = ending == TIMEOUT
+        return "requeued" if self._requeue else "stopped", f"Slurm ended the job: {ending}"
+
     def _limit_reached(self) -> str | None:
         if self._interrupts:
             return "interrupted"
-        limit = self.config.budget.max_gpu_hours
-        if limit is not None and self.ledger.gpu_hours()["total"] >= limit:
-            return f"max_gpu_hours = {limit} reached"
-        patience = self.config.evaluation.early_stop_evaluations
-        pass_rates = [row["pass_rate"] for row in self.metrics.rows if row["kind"] == "eval"]
-        if patience and len(pass_rates) > patience and max(pass_rates[-patience:]) <= max(pass_rates[:-patience]):
-            self._final = True
-            return f"no better pass rate in {patience} evaluations"
-        return None
+        reason, self._final = limit_reached(self.config, self.paths, self.metrics.rows, self.ledger.gpu_hours()["total"])
+        return reason
 
     def _request_stop(self, reason: str) -> None:
         self._stop_reason = reason
@@ -227,47 +273,78 @@ class Supervisor:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
-        if self._interrupts > 1:
+        if self._interrupts > 1 and not self._requeue:
             raise RunFailed(
                 "interrupted twice: stopped without a last checkpoint; the same command continues from the one before"
             )
 
-    def _stop_all(self) -> None:
-        for process in self.processes:
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self._warned = True
+
+    def _end(self, state: str, reason: str) -> tuple[str, str]:
+        """End every process, write the last word and give the folder free; unless a newer attempt owns it."""
+        for process in self.layout.processes:
             process.signal(signal.SIGTERM)
-        for process in self.processes:
+        for process in self.layout.processes:
             process.stop(GENERATOR_STOP_S)
-        for pinned in self.paths.weights.glob(".generator-*"):  # of a generator that was killed
-            shutil.rmtree(pinned)
-        self._collect()
+        try:
+            self._collect()
+            for pinned in self.paths.weights.glob(".generator-*"):  # of a generator that was killed
+                shutil.rmtree(pinned)
+            if self._allocation is not None:
+                self._allocation.end_s = time.time()
+            self._save(state, reason)
+            if state == "requeued":
+                state, reason = self._requeue_job(reason)
+            release_attempt(self.paths, self.attempt)
+        except StaleAttempt as error:
+            return "fenced off", str(error)
+        return state, reason
+
+    def _requeue_job(self, reason: str) -> tuple[str, str]:
+        try:
+            self.place.requeue()
+        except SlurmError as error:
+            self._save("stopped", f"{reason}, and the job could not be requeued ({error}); submit it again")
+            return "stopped", f"{reason}; not requeued: {error}"
+        return "requeued", reason
 
     def _save(self, state: str, reason: str) -> None:
         self._saved_s = time.monotonic()
+        check_attempt(self.paths, self.attempt)
         heartbeat(self.paths)
         self.ledger.save()
-        pids = {process.name: process.pid for process in self.processes if process.running}
         status = {
             "state": state,
             "reason": reason,
             "final": self._final,
             "attempt": self.attempt,
+            "job_id": self.place.job_id,
             "step": self._last_step(),
-            "pids": pids,
+            "pids": {process.name: process.pid for process in self.layout.processes if process.running},
+            "latest": latest(self.metrics.rows),
+            "curve": self._curve,
+            "last_error": self._last_error,
+            **self.config.budget.model_dump(),
         }
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
 
 
-def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
-    """Whether the run in the folder has ended by itself, for good or because its budget allows no further step."""
-    if not paths.status.exists() or pending_evaluations(paths):
-        return False
-    status = read_json(paths.status)
-    if status["state"] != "finished" or status["final"]:
-        return status["state"] == "finished"
-    max_steps, max_gpu_hours = config.budget.max_steps, config.budget.max_gpu_hours
-    return (max_steps is not None and status["step"] >= max_steps) or (
-        max_gpu_hours is not None and status["gpu_hours"]["total"] >= max_gpu_hours
-    )
+def claim(paths: RunPaths, place: Place) -> int:
+    """Claim the folder. In a Slurm job, first wait until the heartbeat of a supervisor that died on another node has expired.
+
+    Raises:
+        ValueError: another supervisor is alive in the folder.
+    """
+    end_s = time.monotonic() + (HEARTBEAT_EXPIRES_S + 10 if place.job_id else 0)
+    while True:
+        try:
+            return claim_attempt(paths, place.job_id)
+        except ValueError as error:
+            if time.monotonic() > end_s:
+                raise
+            print(f"{error}; waiting for its heartbeat to expire", flush=True)
+            time.sleep(5)
 
 
 def run(config: RunConfig, paths: RunPaths) -> int:
@@ -278,7 +355,9 @@ def run(config: RunConfig, paths: RunPaths) -> int:
     """
     if paths.config.exists():
         check_run_folder(paths, config)
-        if budget_used_up(config, paths):
-            print(f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget")
-            return EXIT_FINISHED
+        if paths.status.exists() and not pending_evaluations(paths):
+            status = read_json(paths.status)
+            if budget_used_up(config, paths, status):
+                print(f"{paths.root} has finished ({status['reason']}); raise budget.* to go beyond a budget")
+                return EXIT_FINISHED
     return Supervisor(config, paths).run()

@@ -12,13 +12,15 @@ loop.py        the training loop
 """
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 
 
 def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
-    """Run one rank of the trainer to the end of the run, and end this process: exit code 0, or 1 after a traceback.
+    """Run one rank of the trainer to the end of the run, and end this process: exit code 0; 1 after a traceback; 143 if SIGTERM made
+    it checkpoint and end (Slurm sends it to every task of a job that it takes away with grace).
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
     """
@@ -26,8 +28,8 @@ def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
     try:
         from scalerl.trainer.loop import Trainer
 
-        Trainer(run_dir, rank=rank, attempt=attempt).run()
-        code = 0
+        stopped = Trainer(run_dir, rank=rank, attempt=attempt).run()
+        code = 128 + signal.SIGTERM if stopped else 0
     except BaseException:
         traceback.print_exc()
     finally:

@@ -1,7 +1,7 @@
 """Gets the groups of an optimizer step from the spool: waits for them, refuses bad ones, gives all ranks the same ones."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,21 @@ def check_trainable(group: Sequence[Rollout], prompt_id: str, step: int, vocabul
 class BatchReader:
     """The groups of one step after another, on one rank."""
 
-    def __init__(self, paths: RunPaths, config: RunConfig, *, vocabulary_size: int, control: dist.ProcessGroup) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: RunConfig,
+        *,
+        vocabulary_size: int,
+        control: dist.ProcessGroup,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`stopped`, asked on rank 0: whether to stop although there is no stop file."""
         self._paths = paths
         self._config = config
         self._vocabulary_size = vocabulary_size
         self._control = control
+        self._stopped = stopped
         self._spool = Spool(paths.spool)
         self._rank = dist.get_rank()
         self.read_s = 0.0
@@ -91,7 +101,7 @@ class BatchReader:
         """Rank 0: collect groups for a turn."""
         turn_s = time.monotonic() + TURN_S
         while True:
-            if self._paths.stop.exists():
+            if self._paths.stop.exists() or self._stopped():
                 return {"state": "stop"}
             self._collect(progress, found)
             if len(found) == progress.batch_prompts:

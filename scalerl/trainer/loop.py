@@ -12,6 +12,7 @@ from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.fence import check_attempt
 from scalerl.files import read_json
+from scalerl.inference.stop import StopSignal
 from scalerl.metrics import post_row
 from scalerl.paths import RunPaths
 from scalerl.spool.shards import Spool
@@ -45,7 +46,11 @@ class Trainer:
         self.saved_step = self.progress.step if saved else -1
         self.publisher = Publisher(self.paths, self.engine, model, attempt)
         vocabulary_size = self.engine.model.get_input_embeddings().num_embeddings
-        self.reader = BatchReader(self.paths, config, vocabulary_size=vocabulary_size, control=control)
+        self.stop = StopSignal()
+        self.stop.loop_started = True
+        self.reader = BatchReader(
+            self.paths, config, vocabulary_size=vocabulary_size, control=control, stopped=lambda: self.stop.requested
+        )
         self.seconds = dict.fromkeys(("wait_s", "read_s", "train_s", "publish_s", "checkpoint_s"), 0.0)
 
     def _newest_checkpoint(self, control: dist.ProcessGroup) -> SavedState | None:
@@ -59,9 +64,9 @@ class Trainer:
             print(f"continuing from the checkpoint of step {box[0]}", flush=True)
         return saved
 
-    def run(self) -> None:
-        """Train until budget.max_steps, until no prompt is left or until the stop file appears; then checkpoint and have the last
-        policy evaluated.
+    def run(self) -> bool:
+        """Train until budget.max_steps, until no prompt is left, or until the stop file or SIGTERM comes; then checkpoint and have
+        the last policy evaluated. Says whether it was SIGTERM.
 
         Raises:
             TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over. FloatingPointError: diverged.
@@ -80,6 +85,7 @@ class Trainer:
         self._checkpoint()
         self.publisher.request_evaluation(self.progress)
         self.engine.barrier()
+        return self.stop.requested
 
     def _next_groups(self) -> list[Group] | None:
         begin_s = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 
 from scalerl.config import load_config
 from scalerl.launch import processes
-from scalerl.launch.devices import assign_devices, visible_gpus
+from scalerl.launch.local import local_layout, visible_gpus
 from scalerl.launch.processes import RoleProcess
 from scalerl.metrics import ComputeLedger
 from scalerl.paths import RunPaths
@@ -38,15 +38,13 @@ def start_role(tmp_path, monkeypatch):
     paths.create()
     ledger = ComputeLedger(paths)
 
-    def start(script: str, gpus=()) -> RoleProcess:
+    def start(script: str, **fields) -> RoleProcess:
         executable = tmp_path / "interpreter"
         executable.write_text(f"#!/bin/bash\n{script}\n")
         executable.chmod(0o755)
         monkeypatch.setattr(processes.sys, "executable", str(executable))
-        process = RoleProcess(
-            name="generator-0", role="generator", arguments=["generator"], gpus=list(gpus), log=paths.log(1, "generator-0")
-        )
-        process.start(paths.root, 1, ledger)
+        process = RoleProcess(name="generator-0", arguments=["generator"], **fields)
+        process.start(paths, 1, ledger)
         process.ledger = ledger
         return process
 
@@ -73,7 +71,7 @@ def test_stop_kills_what_ignores_sigterm(start_role, tmp_path):
 
 
 def test_exit_code_last_error_and_device_time(start_role):
-    process = start_role("echo fine; echo 'ValueError: model.path is wrong'; echo bye; exit 3", gpus=["4", "5"])
+    process = start_role("echo fine; echo 'ValueError: model.path is wrong'; echo bye; exit 3", num_devices=2)
     code = None
     end_s = time.monotonic() + 20
     while code is None and time.monotonic() < end_s:
@@ -87,7 +85,8 @@ def test_exit_code_last_error_and_device_time(start_role):
 
 
 def test_role_sees_its_gpus_and_no_network(start_role):
-    process = start_role("echo $CUDA_VISIBLE_DEVICES $HF_HUB_OFFLINE $OMP_NUM_THREADS; exit 0", gpus=["4", "5"])
+    script = "echo $CUDA_VISIBLE_DEVICES $HF_HUB_OFFLINE $OMP_NUM_THREADS; exit 0"
+    process = start_role(script, environment={"CUDA_VISIBLE_DEVICES": "4,5"})
     wait_until(lambda: process.poll() == 0, "the role to end")
     assert process.log.read_text().split()[:2] == ["4,5", "1"]
 
@@ -116,13 +115,14 @@ time.sleep(300)
 
 def test_devices_are_disjoint_and_counted(monkeypatch):
     config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "generator.tensor_parallel_size=2"])
-    devices = assign_devices(config, [str(index) for index in range(8)])
-    assert devices["trainer-1"] == ["1"]
-    assert devices["generator-1"] == ["4", "5"]
-    assert devices["evaluator"] == ["6", "7"]
+    layout = local_layout(config, [str(index) for index in range(8)])
+    visible = {process.name: process.environment["CUDA_VISIBLE_DEVICES"] for process in layout.processes}
+    assert visible == {"trainer-0": "0", "trainer-1": "1", "generator-0": "2,3", "generator-1": "4,5", "evaluator": "6,7"}
+    assert [process.num_devices for process in layout.processes] == [1, 1, 2, 2, 2]
     with pytest.raises(ValueError, match="need 8 GPUs, this machine offers 7"):
-        assign_devices(config, ["0"] * 7)
-    assert set(map(tuple, assign_devices(config, []).values())) == {()}
+        local_layout(config, ["0"] * 7)
+    on_cpu = local_layout(config, []).processes
+    assert all("CUDA_VISIBLE_DEVICES" not in process.environment and process.num_devices == 1 for process in on_cpu)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -1,0 +1,53 @@
+"""The processes of a run on one machine without Slurm: which accelerators there are, and which process gets which."""
+
+import os
+import shutil
+import subprocess
+
+from scalerl.config import RunConfig
+from scalerl.launch.processes import Layout, RoleProcess, num_devices
+
+
+def visible_gpus() -> list[str]:
+    """The GPU indices this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists. Empty: CPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    return [str(index) for index, line in enumerate(listing.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
+    """One process a trainer rank, a generator and the evaluator, with GPUs in that order; no GPUs: CPU processes.
+
+    Raises:
+        ValueError: the machine has some GPUs, but not enough for the configured processes.
+    """
+    if gpus and num_devices(config) > len(gpus):
+        raise ValueError(
+            f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and one evaluator "
+            f"(generator.tensor_parallel_size={config.generator.tensor_parallel_size}) need {num_devices(config)} GPUs, "
+            f"this machine offers {len(gpus)}; lower them"
+        )
+    free = iter(gpus)
+
+    def process(name: str, arguments: list[str], span: int) -> RoleProcess:
+        mine = [next(free) for _ in range(span)] if gpus else []
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if gpus else {}
+        return RoleProcess(name=name, arguments=arguments, num_devices=max(1, len(mine)), environment=environment)
+
+    ranks, span = range(config.trainer.num_ranks), config.generator.tensor_parallel_size
+    layout = Layout(
+        trainers=[process(f"trainer-{rank}", ["trainer", "--index", str(rank)], 1) for rank in ranks],
+        generators=[
+            process(f"generator-{index}", ["generator", "--index", str(index)], span) for index in range(config.generator.num)
+        ],
+        evaluator=process("evaluator", ["evaluator"], span),
+        trainer_address="127.0.0.1",
+    )
+    for rank, trainer in enumerate(layout.trainers):
+        # each rank sees just its own GPU, so its local rank is always 0
+        trainer.environment |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(len(ranks))}
+    return layout

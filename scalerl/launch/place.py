@@ -1,0 +1,121 @@
+"""Where a run is at work: on this machine, or in a Slurm job that ends, is preempted and comes back."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scalerl.config import RunConfig
+from scalerl.launch import slurm
+from scalerl.launch.local import local_layout, visible_gpus
+from scalerl.launch.processes import Layout, num_devices
+from scalerl.launch.site import load_site
+from scalerl.launch.steps import step_layout
+from scalerl.metrics import ComputeLedger, Interval
+
+
+class Place(Protocol):
+    """What the supervisor asks of its surroundings."""
+
+    @property
+    def job_id(self) -> str | None:
+        """Of the Slurm job; None outside."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether there is no GPU."""
+
+    def layout(self, config: RunConfig) -> Layout:
+        """The processes of the run. Raises ValueError if they do not fit."""
+
+    def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval | None:
+        """Start the clock of what is paid for beyond the roles' own time."""
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the run must stop to be continued later; None: no such limit."""
+
+    def ending(self) -> str | None:
+        """Why this place is being taken away: as slurm.ending."""
+
+    def requeue(self) -> None:
+        """Have the run started again later. Raises SlurmError."""
+
+
+@dataclass
+class LocalMachine:
+    """Processes of this machine, for as long as they like."""
+
+    gpus: list[str] = field(default_factory=visible_gpus)
+    job_id: str | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        return not self.gpus
+
+    def layout(self, config: RunConfig) -> Layout:
+        return local_layout(config, self.gpus)
+
+    def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> None:
+        return None
+
+    def remaining_s(self) -> None:
+        return None
+
+    def ending(self) -> None:
+        return None
+
+    def requeue(self) -> None:
+        raise AssertionError("this machine has no time limit")
+
+
+class SlurmJob:
+    """The job this process runs in."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self._site = load_site().steps
+        self._allocation = slurm.allocation(job_id)
+
+    @property
+    def job_id(self) -> str:
+        return self._job_id
+
+    @property
+    def on_cpu(self) -> bool:
+        return self._num_gpus == 0
+
+    @property
+    def _num_gpus(self) -> int:
+        return sum(node.gpus for node in self._allocation.nodes)
+
+    def layout(self, config: RunConfig) -> Layout:
+        return step_layout(config, self._allocation, self._site)
+
+    def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval:
+        """The job is paid for from its start, all its GPUs; without GPUs, its processes count."""
+        return ledger.open("allocation", self._num_gpus or num_devices(config), start_s=self._allocation.start_s)
+
+    def remaining_s(self) -> float | None:
+        """Seconds until steps.warning_s before the time limit, by our own clock: Slurm's warning may come a minute early or never."""
+        if self._allocation.end_s is None:
+            return None
+        remaining_s = self._allocation.end_s - self._site.warning_s - time.time()
+        if remaining_s <= 0:
+            self._allocation = slurm.allocation(self.job_id)  # an operator may have prolonged it
+            remaining_s = (self._allocation.end_s or float("inf")) - self._site.warning_s - time.time()
+        return remaining_s
+
+    def ending(self) -> str | None:
+        return slurm.ending(self.job_id)
+
+    def requeue(self) -> None:
+        slurm.requeue(self.job_id)
+
+
+def open_place() -> Place:
+    """The Slurm job this process runs in, else this machine.
+
+    Raises:
+        SlurmError: inside a job, but Slurm does not answer.
+    """
+    job_id = slurm.job_id_here()
+    return SlurmJob(job_id) if job_id else LocalMachine()

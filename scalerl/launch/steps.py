@@ -1,0 +1,113 @@
+"""The processes of a run inside a Slurm job: each an `srun` step of its own, with its own GPUs, memory and log.
+
+The trainer ranks are the tasks of one step, since they live and die together and peer-to-peer copies between GPUs need ranks that
+see one another's devices. Every generator and the evaluator is a step that can be restarted alone. In a heterogeneous job the
+trainer takes the first component, generators and evaluator the second.
+"""
+
+import os
+from collections.abc import Sequence
+
+from scalerl.config import RunConfig
+from scalerl.launch.processes import Layout, RoleProcess, num_devices
+from scalerl.launch.site import StepsSite
+from scalerl.launch.slurm import Allocation, Node, kill_step
+
+MEMORY_SHARE = 0.95
+"""Of a node's memory that steps get; the batch script runs beside them."""
+KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
+
+
+class StepProcess(RoleProcess):
+    """A role as an srun step; the process watched here is the srun client."""
+
+    def base_environment(self) -> dict[str, str]:
+        """Without SLURM_* of the batch step: srun would take them for its own options."""
+        inherited = super().base_environment()
+        return {key: value for key, value in inherited.items() if not key.startswith("SLURM_") or _kept(key)}
+
+    def kill(self) -> None:
+        """Kill the step; srun alone would leave its tasks running."""
+        kill_step(os.environ["SLURM_JOB_ID"], self.name)
+        super().kill()
+
+
+def _kept(key: str) -> bool:
+    return key in KEPT or key.startswith("SLURM_JOB_ID_HET_GROUP_")
+
+
+class _Room:
+    """The devices of one node that no step has yet: GPUs, or CPUs where the job has no GPU."""
+
+    def __init__(self, node: Node, on_gpus: bool) -> None:
+        self.node = node
+        self.on_gpus = on_gpus
+        self.size = node.gpus if on_gpus else node.cpus
+        self.free = self.size
+
+    def flags(self, tasks: int, devices: int) -> list[str]:
+        """srun's flags for `devices` devices of this node, shared by `tasks` tasks."""
+        cpus = max(1, self.node.cpus * devices // self.size // tasks)
+        mem_mb = int(self.node.mem_mb * MEMORY_SHARE * devices / self.size)
+        flags = [f"--ntasks-per-node={tasks}", f"--cpus-per-task={cpus}", f"--mem={mem_mb}M"]
+        return [*flags, f"--gpus-per-node={devices}"] if self.on_gpus else flags
+
+
+def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> Layout:
+    """Place every role of the run on the nodes of the job.
+
+    Raises:
+        ValueError: the job has too few GPUs (or CPUs), or they lie so that a role does not fit on a node.
+    """
+    on_gpus = any(node.gpus for node in allocation.nodes)
+    rooms = [_Room(node, on_gpus) for node in allocation.nodes]
+    het_groups = sorted({node.het_group for node in allocation.nodes})
+    for_trainer = [room for room in rooms if room.node.het_group == het_groups[0]]
+    for_engines = [room for room in rooms if room.node.het_group == het_groups[-1]]
+    too_small = _too_small(config, rooms, on_gpus)
+
+    def step(name: str, arguments: list[str], where: Sequence[_Room], tasks: int, devices: int) -> RoleProcess:
+        names = ",".join(room.node.name for room in where)
+        prefix = ["srun", "--exact", f"--job-name={name}", "--kill-on-bad-exit=1", "--input=none", f"--nodelist={names}"]
+        prefix += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
+        prefix += ["--label"] if tasks * len(where) > 1 else []
+        prefix += [f"--het-group={where[0].node.het_group}"] if len(het_groups) > 1 else []
+        for room in where:
+            room.free -= devices
+        return StepProcess(
+            name=name, arguments=arguments, num_devices=devices * len(where), prefix=[*prefix, *site.srun, *site.container]
+        )
+
+    def engine(name: str, arguments: list[str]) -> RoleProcess:
+        span = config.generator.tensor_parallel_size
+        room = next((room for room in for_engines if room.free >= span), None)
+        if room is None:
+            raise ValueError(too_small)
+        return step(name, arguments, [room], 1, span)
+
+    where = _even_split(config.trainer.num_ranks, for_trainer)
+    if not where:
+        raise ValueError(too_small)
+    ranks_per_node = config.trainer.num_ranks // len(where)
+    trainer = step("trainer", ["trainer"], where, ranks_per_node, ranks_per_node)
+    evaluator = engine("evaluator", ["evaluator"])
+    generators = [engine(f"generator-{index}", ["generator", "--index", str(index)]) for index in range(config.generator.num)]
+    return Layout(trainers=[trainer], generators=generators, evaluator=evaluator, trainer_address=where[0].node.name)
+
+
+def _even_split(num_ranks: int, rooms: Sequence[_Room]) -> list[_Room]:
+    """The fewest of the first nodes that take the same number of ranks each; none: they do not fit."""
+    for count in range(1, len(rooms) + 1):
+        if num_ranks % count == 0 and all(room.free >= num_ranks // count for room in rooms[:count]):
+            return list(rooms[:count])
+    return []
+
+
+def _too_small(config: RunConfig, rooms: Sequence[_Room], on_gpus: bool) -> str:
+    kind = "GPUs" if on_gpus else "CPUs (the job has no GPU, so each process takes one)"
+    offer = ", ".join(f"{room.node.name} {room.size}" for room in rooms)
+    return (
+        f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and one evaluator "
+        f"(generator.tensor_parallel_size={config.generator.tensor_parallel_size}) need {num_devices(config)} {kind}, the ranks evenly "
+        f"on their nodes and an engine on one node; this job has {offer}. Ask for more nodes, or lower these"
+    )
