@@ -29,9 +29,11 @@ check: setup  ## ruff, mypy, import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-sweep: setup  ## an axis of sweeps/ as a grid of runs: AXIS=loss_type [SCALE=demo] [SEEDS=1] [DRY_RUN=1]
+sweep: setup  ## AXIS=loss_type [SCALE=ablation] [SEEDS=3] [CLUSTER=slurm|local] [THROTTLE=8] [RETRY=1] [YES=1] [DRY_RUN=1]
 	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
-	$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) $(if $(DRY_RUN),--dry-run)
+	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
+		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) $(if $(DIR),--dir "$(DIR)") \
+		$(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
 
 fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo-seed0
 	$(PYTHON_BIN) -m scalerl fit $(RUN)

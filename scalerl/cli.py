@@ -1,13 +1,16 @@
 """The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no torch.
 
-scalerl prepare | base | run | sweep | evaluate | verify | fit
+scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,7 +20,18 @@ def build_parser() -> argparse.ArgumentParser:
         prog="scalerl", description="RL on language models as batch jobs, with scaling curves that predict."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_prepare, _add_base, _add_run, _add_sweep, _add_evaluate, _add_verify, _add_fit, _add_role):
+    for add in (
+        _add_prepare,
+        _add_base,
+        _add_run,
+        _add_sweep,
+        _add_status,
+        _add_extend,
+        _add_evaluate,
+        _add_verify,
+        _add_fit,
+        _add_role,
+    ):
         add(commands)
     return parser
 
@@ -118,10 +132,9 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(commands) -> None:
     parser = commands.add_parser("run", help="one run: start it, or continue the one in --dir")
-    parser.add_argument("config", type=Path, help="TOML file")
+    parser.add_argument("settings", nargs="+", metavar="FILE.toml|key=value", help="later ones win; such as budget.max_steps=200")
     parser.add_argument("--dir", type=Path, required=True, metavar="RUN_DIR")
-    _add_overrides(parser)
-    parser.set_defaults(command=_run)
+    parser.set_defaults(command=_run, overrides=[])
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -129,43 +142,121 @@ def _run(arguments: argparse.Namespace) -> int:
     from scalerl.launch.supervisor import run
     from scalerl.paths import RunPaths
 
-    return run(load_config([arguments.config], arguments.overrides), RunPaths(arguments.dir))
+    settings = [*arguments.settings, *arguments.overrides]
+    files = [Path(text) for text in settings if "=" not in text]
+    return run(load_config(files, [text for text in settings if "=" in text]), RunPaths(arguments.dir))
 
 
 def _add_sweep(commands) -> None:
-    parser = commands.add_parser("sweep", help="an axis as a grid of runs, on this machine")
+    parser = commands.add_parser("sweep", help="an axis as a grid of runs: a Slurm array, or one after the other on this machine")
     parser.add_argument("axis", type=Path, help="TOML file, such as sweeps/loss_type.toml")
     parser.add_argument("--scale", default="demo", help="overlay sweeps/scale/SCALE.toml over sweeps/base.toml")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--dir", type=Path, metavar="SWEEP_DIR", help="default: runs/sweeps/AXIS")
-    parser.add_argument("--dry-run", action="store_true", help="print the grid and start nothing")
+    parser.add_argument("--dir", type=Path, metavar="SWEEP_DIR", help="default: sweeps/AXIS in the site's runs_dir")
+    parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
+    parser.add_argument("--site", type=Path, metavar="FILE", help="default: $SCALERL_SITE, else slurm/site.toml")
+    parser.add_argument("--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)")
+    parser.add_argument("--retry", action="store_true", help="also submit again what failed or was stopped")
+    parser.add_argument("--max-gpu-hours", type=float, metavar="H", help="of the whole sweep; a run stops when it is used up")
+    parser.add_argument("--confirm-above", type=float, default=1000, metavar="GPU_HOURS", help="ask before more (default 1000)")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="print grid and forecast and start nothing")
     _add_overrides(parser)
     parser.set_defaults(command=_sweep)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from scalerl.launch.supervisor import EXIT_INTERRUPTED, run
-    from scalerl.paths import RunPaths
-    from scalerl.sweep import grid
+    from scalerl.launch.launcher import Sweep, launch, on_slurm
+    from scalerl.launch.site import load_site
+    from scalerl.sweep import grid, scale_file
 
-    folder = arguments.axis.parent
-    scale = folder / "scale" / f"{arguments.scale}.toml"
-    if not scale.exists():
-        raise ValueError(
-            f"--scale {arguments.scale}: there are {', '.join(sorted(path.stem for path in scale.parent.glob('*.toml')))}"
-        )
-    points = grid([folder / "base.toml", scale], arguments.axis, arguments.seeds, arguments.overrides)
-    sweep_dir = arguments.dir or Path("runs") / "sweeps" / arguments.axis.stem
-    for point in points:
-        print(f"{point.config.signature()}  {sweep_dir / point.name}")
+    if arguments.throttle is not None and arguments.throttle < 1:
+        raise ValueError(f"--throttle {arguments.throttle}: at least 1 is needed; leave it out for as many as Slurm starts")
+    if arguments.max_gpu_hours is not None:
+        arguments.overrides.append(f"budget.sweep_max_gpu_hours={arguments.max_gpu_hours}")
+    base = [arguments.axis.parent / "base.toml", scale_file(arguments.axis.parent, arguments.scale)]
+    points = grid(base, arguments.axis, arguments.seeds, arguments.overrides)
+    site = load_site(arguments.site)
+    sweep = Sweep(
+        dir=arguments.dir or Path(site.runs_dir) / "sweeps" / arguments.axis.stem,
+        runs={point.name: point.config for point in points},
+        site=site,
+        site_file=arguments.site,
+        on_slurm=on_slurm(arguments.cluster),
+        throttle=arguments.throttle,
+        retry=arguments.retry,
+    )
+    return launch(sweep, confirm_above_gpu_hours=arguments.confirm_above, yes=arguments.yes, dry_run=arguments.dry_run)
+
+
+def _add_status(commands) -> None:
+    parser = commands.add_parser("status", help="a table of the runs of a sweep, or everything about one run")
+    parser.add_argument("folder", type=Path, metavar="SWEEP_OR_RUN_DIR")
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="show it again every SECONDS (5), until Ctrl-C"
+    )
+    parser.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from scalerl.launch.status import status_report
+
+    terminal = sys.stdout.isatty()
+    with suppress(KeyboardInterrupt):
+        while True:
+            report = status_report(arguments.folder, shutil.get_terminal_size().columns if terminal else None)
+            print(f"\x1b[H\x1b[2J{report}" if terminal and arguments.watch else report, flush=True)
+            if arguments.watch is None:
+                return
+            time.sleep(arguments.watch)
+
+
+def _add_extend(commands) -> None:
+    parser = commands.add_parser("extend", help="let finished runs go on to a larger budget, foretelling them first")
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_SWEEP_DIR")
+    parser.add_argument(
+        "--to", type=float, required=True, metavar="GPU_HOURS", help="the new budget of each run; max_steps is removed"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--top", type=int, metavar="N", help="the N best recipes, with all their seeds (default: every run)")
+    chosen.add_argument("--recipe", nargs="+", default=[], metavar="NAME", help="these recipes, with all their seeds")
+    rankings = ["prediction", "ceiling"]
+    parser.add_argument(
+        "--by", choices=rankings, default="prediction", help="--top ranks by the pass rate foretold at --to, or by A"
+    )
+    parser.add_argument("--sweep-max-gpu-hours", type=float, metavar="H", help="a new budget of the whole sweep, if it has one")
+    parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
+    parser.add_argument("--site", type=Path, metavar="FILE", help="default: $SCALERL_SITE, else slurm/site.toml")
+    parser.add_argument("--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)")
+    parser.add_argument("--confirm-above", type=float, default=1000, metavar="GPU_HOURS", help="ask before more (default 1000)")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="print the forecast and change nothing")
+    parser.set_defaults(command=_extend)
+
+
+def _extend(arguments: argparse.Namespace) -> int:
+    from scalerl.extend import extend_here, extend_on_slurm, plan_extension
+    from scalerl.launch.launcher import confirm, on_slurm
+    from scalerl.launch.site import load_site
+
+    site = load_site(arguments.site) if on_slurm(arguments.cluster) else None
+    plan = plan_extension(
+        arguments.folder,
+        arguments.to,
+        top=arguments.top,
+        by=arguments.by,
+        recipes=arguments.recipe,
+        sweep_max_gpu_hours=arguments.sweep_max_gpu_hours,
+    )
+    print(plan)
     if arguments.dry_run:
         return 0
-    codes = [0]
-    for point in points:
-        codes.append(run(point.config, RunPaths(sweep_dir / point.name)))
-        if codes[-1] == EXIT_INTERRUPTED:
-            break
-    return max(codes)
+    confirm(plan.to_spend, arguments.confirm_above, arguments.yes)
+    if site is None:
+        return extend_here(plan)
+    for submission in extend_on_slurm(plan, site, throttle=arguments.throttle, site_file=arguments.site):
+        print(f"submitted {', '.join(submission.runs)} as job {submission.job_id}; `scalerl status {arguments.folder}` shows it")
+    return 0
 
 
 def _add_evaluate(commands) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,8 +160,8 @@ class OptimizerConfig(Section):
 
 
 class GeneratorConfig(Section):
-    num: int = Field(64, ge=1)
-    """Generator processes, each its own vLLM engine on disjoint prompt groups."""
+    num: int = Field(63, ge=1)
+    """Generator processes, each its own vLLM engine on disjoint prompt groups; with one evaluator they fill 64 GPUs."""
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices an engine spans."""
     max_num_seqs: int = Field(256, ge=1)
@@ -278,6 +279,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
 def known_keys() -> list[str]:
     """Every dotted key a config may set, in order of definition."""
     return list(flatten(RunConfig().model_dump()))

@@ -19,8 +19,9 @@ from scalerl.fits.tables import format_table, recipes_of
 from scalerl.launch.folder import read_config, save_config
 from scalerl.launch.records import Submission, sweep_lock
 from scalerl.launch.site import SiteConfig
-from scalerl.launch.states import RunState, sweep_states
-from scalerl.launch.submission import submit
+from scalerl.launch.states import RunState
+from scalerl.launch.status import states_below
+from scalerl.launch.submission import resolve_submissions, submit
 from scalerl.launch.supervisor import EXIT_INTERRUPTED, run
 
 ACTIVE = ("pending", "running")
@@ -121,10 +122,7 @@ def plan_extension(
         ValueError: a chosen run cannot be extended, or none is left to extend.
         SlurmError: squeue failed.
     """
-    states = sweep_states(path)
-    if not states:
-        raise ValueError(f"{path} is no run folder and holds none: there is no config.json in it, nor one folder below")
-    candidates = [_candidate(state, to) for state in states]
+    candidates = [_candidate(state, to) for state in states_below(path)]
     chosen, notes = _choose(candidates, top, by, recipes)
     problems, extensions = [], []
     for candidate in chosen:
@@ -152,9 +150,7 @@ def _candidate(state: RunState, to: float) -> _Candidate:
     return _Candidate(state=state, recipe=recipe, record=record, no_fit="")
 
 
-def _choose(
-    candidates: list[_Candidate], top: int | None, by: str, recipes: Sequence[str]
-) -> tuple[list[_Candidate], list[str]]:
+def _choose(candidates: list[_Candidate], top: int | None, by: str, recipes: Sequence[str]) -> tuple[list[_Candidate], list[str]]:
     """(chosen runs, notes)."""
     known = list(dict.fromkeys(candidate.recipe for candidate in candidates))
     unknown = [name for name in recipes if name not in known]
@@ -267,6 +263,7 @@ def extend_on_slurm(
         SlurmError: sbatch refused.
     """
     with sweep_lock(plan.sweep_dir):
+        resolve_submissions(plan.sweep_dir)
         _freeze_and_raise(plan)
         runs = {extension.state.name: extension.config for extension in plan.extensions}
         return submit(plan.sweep_dir, runs, site, throttle=throttle, site_file=site_file)
@@ -291,7 +288,7 @@ def extend_here(plan: Plan) -> int:
 def _freeze_and_raise(plan: Plan) -> None:
     """Write the predictions that are not there yet, then the new budgets."""
     chosen = {extension.state.name for extension in plan.extensions}
-    active = [state for state in sweep_states(plan.path) if state.name in chosen and state.state in ACTIVE]
+    active = [state for state in states_below(plan.path) if state.name in chosen and state.state in ACTIVE]
     if active:  # another launcher was faster
         raise ValueError(f"nothing was changed: {', '.join(f'{state.name} is {state.state}' for state in active)} by now")
     for extension in plan.extensions:

@@ -75,3 +75,15 @@ def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[s
             config = build_config(flat | point | {"seed": seed} | fixed, f"{axis} ({name})")
             runs.append(GridPoint(name=f"{axis.stem}-{name}-seed{seed}", config=config))
     return runs
+
+
+def scale_file(sweeps: Path, scale: str) -> Path:
+    """The overlay of a scale, such as sweeps/scale/demo.toml.
+
+    Raises:
+        ValueError: there is none of this name; lists those there are.
+    """
+    path = sweeps / "scale" / f"{scale}.toml"
+    if not path.exists():
+        raise ValueError(f"--scale {scale}: there are {', '.join(sorted(other.stem for other in path.parent.glob('*.toml')))}")
+    return path

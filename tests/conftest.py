@@ -78,6 +78,19 @@ def open_engine() -> Callable:
     return open_one
 
 
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with tied/, untied/ (base models) and data/."""
+    from scalerl.base_model import train_base_model
+    from scalerl.data.prepare import prepare_arithmetic
+
+    folder = tmp_path_factory.mktemp("inputs")
+    prepare_arithmetic(folder / "data", count=400, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
+    for name, tied in (("tied", True), ("untied", False)):
+        train_base_model(folder / name, seed=0, steps=60, tie_embeddings=tied)
+    return folder
+
+
 class FakeTrainer:
     """Publishes what it is told to; group g has problem g modulo NUM_PROBLEMS."""
 

@@ -24,7 +24,8 @@ def test_a_login_node_needs_no_engine():
         (["run", "nowhere.toml", "--dir", "x"], "nowhere.toml"),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x", "loss_type=dapo"], "did you mean algo.loss_type?"),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x"], "model.path is not set"),
-        (["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "huge"], "--scale huge: there are demo"),
+        (["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "huge"], "--scale huge: there are 100k, 16k, ablation, demo, loo"),
+        (["sweep", str(SWEEPS / "loss_type.toml"), "--throttle", "0"], "--throttle 0: at least 1"),
         (["prepare", "--input", "nowhere.json", "--output", "x"], "nowhere.json"),
     ],
 )
@@ -40,11 +41,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
 
 def test_dry_run_prints_the_grid_and_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["sweep", str(SWEEPS / "loss_type.toml"), "--seeds", "2", "--dry-run"]) == 0
+    assert main(["sweep", str(SWEEPS / "loss_type.toml"), "--seeds", "2", "--cluster", "local", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
-    assert lines[0].endswith("runs/sweeps/loss_type/loss_type-cispo-seed0")
-    assert len({line.split()[0] for line in lines}) == 8
+    assert lines[0].split()[1:] == ["planned", "runs/sweeps/loss_type/loss_type-cispo-seed0"]
+    assert len({line.split()[0] for line in lines[:8]}) == 8
+    assert lines[8:10] == ["8 runs: 8 planned", "forecast of the 8 to run on this machine, one after the other:"]
+    assert [line.split()[0] for line in lines[10:]] == ["GPU-hours", "wall", "disk"]
     assert list(tmp_path.iterdir()) == []
 
 

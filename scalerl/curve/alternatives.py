@@ -99,8 +99,9 @@ def _no_ceiling(window: Window) -> tuple[float | None, FloatArray, int]:
 
 def _logarithm(window: Window) -> tuple[float | None, FloatArray, int]:
     """A straight line in log compute."""
-    slope, level = np.polyfit(window.log_compute, window.pass_rate, 1)
-    return None, level + slope * window.log_compute, 2
+    x = window.log_compute - window.log_compute.mean()
+    slope = (x @ window.pass_rate) / max(x @ x, 1e-300)
+    return None, window.pass_rate.mean() + slope * x, 2
 
 
 def _best(

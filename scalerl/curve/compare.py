@@ -18,6 +18,8 @@ PAPER_MARGIN = 0.02
 SEED_SD = 0.0075
 """Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
 SEED_SD_FREEDOM = 4
+SMALLEST_A_SD = 1e-4
+"""Where A is known better than this, B's dependence on it is not to be had from the draws."""
 NUM_QUANTILES = 199
 
 
@@ -107,7 +109,8 @@ def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
     log_b = []
     for number, window in enumerate(recipe.windows):
         _, draws = fit_posterior(window, PUBLISHED)
-        slope = float(np.polyfit(draws.a, np.log(draws.b), 1)[0]) if np.std(draws.a) > 0 else 0.0
+        covariance = np.cov(draws.a, np.log(draws.b))
+        slope = covariance[0, 1] / (covariance[0, 0] + SMALLEST_A_SD**2)
         moved = np.log(draws.b) - slope * (draws.a - common_a)
         log_b.append(np.random.default_rng(number).permutation(moved))  # seeds are independent, their draws are in one order
     return np.asarray(np.mean(log_b, axis=0))
@@ -189,4 +192,5 @@ def linearised_slope(window: Window, a: float) -> float | None:
     if inside.sum() < 2:
         return None
     f = (a - window.r0) / (window.pass_rate[inside] - window.r0) - 1
-    return float(-np.polyfit(window.log_compute[inside], np.log(f), 1)[0])
+    x = window.log_compute[inside] - window.log_compute[inside].mean()
+    return float(-(x @ np.log(f)) / max(x @ x, 1e-300))

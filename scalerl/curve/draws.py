@@ -57,6 +57,6 @@ class Draws:
     @property
     def correlation_ab(self) -> float:
         """Correlation of A and log B (0 where one of them does not vary)."""
-        if self.a.std() == 0 or self.b.std() == 0:
-            return 0.0
-        return float(np.corrcoef(self.a, np.log(self.b))[0, 1])
+        log_b = np.log(self.b)
+        spread = self.a.std() * log_b.std()
+        return float(np.mean((self.a - self.a.mean()) * (log_b - log_b.mean())) / spread) if spread > 0 else 0.0

@@ -11,7 +11,7 @@ from scalerl.curve.least_squares import fit_least_squares
 from scalerl.curve.paper import fit_paper
 from scalerl.curve.posterior import fit_posterior
 from scalerl.curve.prior import PUBLISHED, Prior
-from scalerl.curve.sigmoid import FloatArray, Sigmoid
+from scalerl.curve.sigmoid import FloatArray, Sigmoid, gain_fraction
 from scalerl.curve.verdict import Verdict, judge
 from scalerl.curve.window import Window
 
@@ -90,13 +90,15 @@ def _fit_paper(window: Window, prior: Prior) -> tuple[Sigmoid, Draws, Draws]:
 def delta_draws(curve: Sigmoid, window: Window, num_draws: int = 2000) -> Draws:
     """The textbook uncertainty of a least-squares fit: normal about it, covariance from its Jacobian, white scatter."""
     log_ratio = window.log_compute - np.log(curve.c_mid)
-    fraction = (curve(window.compute) - curve.r0) / (curve.a - curve.r0 or 1.0)
+    fraction = gain_fraction(window.compute, curve.b, curve.c_mid)
     slope = (curve.a - curve.r0) * fraction * (1 - fraction) * curve.b
     jacobian = np.stack([fraction, slope * log_ratio, -slope], axis=1)
     residual = window.pass_rate - curve(window.compute)
     variance = float(residual @ residual) / max(len(residual) - 3, 1)
-    covariance = variance * np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12, hermitian=True)
-    normal = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance, num_draws, method="eigh")
+    information = jacobian.T @ jacobian
+    # what the points do not tell at all gets a wide spread, where a pseudo-inverse would call it certain
+    covariance = variance * np.linalg.inv(information + (1e-12 * np.trace(information) + 1e-30) * np.eye(3))
+    normal = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance, num_draws, "ignore", method="eigh")
     nothing = np.zeros(num_draws)
     return Draws(
         r0=np.full(num_draws, curve.r0),

@@ -16,6 +16,8 @@ MARGIN = 0.02
 """Half-width of A's interval that always will do: the paper's margin between runs."""
 MAX_HALF_WIDTH_SHARE = 0.15
 """... or this share of the gain A - R0, where that is more."""
+MIN_POINTS = 6
+"""Fewer points than this always lie on some curve: the sigmoid and its scatter have four free numbers."""
 SEEN_GAIN = 0.8
 """A ceiling counts as approached once this part of the gain has been reached."""
 
@@ -51,10 +53,12 @@ def judge(parameters: Draws, alternatives: list[Alternative], window: Window) ->
 
 def _bounds(parameters: Draws, window: Window) -> list[str]:
     reasons = []
+    if len(window.compute) < MIN_POINTS:
+        reasons.append(f"{len(window.compute)} points are too few to show a bend: it takes {MIN_POINTS}")
     if np.mean(parameters.a > 0.995) > MAX_RISK:
         reasons.append("A may lie on its bound 1")
-    reached = parameters.curves(window.compute[-1:])[:, 0] - parameters.r0
-    if np.mean(reached < 2 * window.r0_sd) > MAX_RISK:
+    reached = parameters.curves(window.compute[-1:])[:, 0]
+    if np.mean(reached < window.r0 + 2 * window.r0_sd) > MAX_RISK:
         reasons.append("no gain over R0 is visible")
     return reasons
 

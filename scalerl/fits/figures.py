@@ -12,6 +12,8 @@ from scalerl.fits.records import RunRecord
 LABELS = {"gpu_hours": "compute (GPU-hours)", "tokens": "tokens", "flops": "FLOPs", "steps": "optimizer steps"}
 COLOURS = ("#1f6feb", "#d1495b", "#2e8b57", "#8250df", "#c77700", "#0f9bb0", "#9a3e7c", "#5c6670", "#7a9a01", "#b5482a")
 DPI = 150
+MAX_LEGEND = 20
+"""Runs named in the figure of an axis, those with the highest ceilings."""
 
 
 def save(path: Path, figure: Figure) -> None:
@@ -48,7 +50,8 @@ def axis_figure(title: str, records: list[RunRecord]) -> Figure:
     for i, record in enumerate(sorted(records, key=lambda r: -r.curve["a"])):
         verdict = f"A {record.curve['a']:.3f}, B {record.curve['b']:.2f}" if record.identified else "not yet identified"
         name = record.run + (f" #{record.seed}" if record.seed else "")
-        draw_curve(axes, record, COLOURS[i % len(COLOURS)], band=False, label=f"{name} ({verdict})")
+        label = f"{name} ({verdict})" if i < MAX_LEGEND else "_"  # matplotlib leaves out what begins so
+        draw_curve(axes, record, COLOURS[i % len(COLOURS)], band=False, label=label)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(fontsize=7, frameon=False, loc="best")
     return figure

@@ -19,6 +19,7 @@ from scalerl.metrics import read_rows
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
 SPLITS = ("fit", "extrapolation")
+MAX_COUNT = 1e9  # of prompts, or of samples a prompt
 AS_TEXT = ("run", "figure", "seed")
 """Columns of names: 01, NA and None are names too."""
 Where = Callable[[int], str]
@@ -38,7 +39,7 @@ class RunPoints:
     """False for points that are predicted and scored, never fitted."""
     num_samples: FloatArray
     epoch: FloatArray | None
-    """Passes over the prompts so far, where the input has a column of that name."""
+    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no number."""
     r0: float
     folder: Path | None
     """The run folder, where there is one."""
@@ -130,9 +131,8 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     if table.step[0] != 0:
         raise ValueError(f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0")
     r0 = float(table.pass_rate[0])
-    return _points(
-        table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{folder}: evaluation {index}"
-    )
+    place = f"{folder}: evaluation"
+    return _points(table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{place} {index}")
 
 
 def _eval_rows(path: Path, axis: str) -> list[dict[str, Any]]:
@@ -264,7 +264,7 @@ def _points(
     _check_ascending(rows[column], where, run)
     split = rows.split if "split" in rows else pd.Series("fit", index=rows.index)
     for index in rows.index[~split.isin(SPLITS)]:
-        raise ValueError(f"{where(index)}: split {split[index]!r}; valid: {', '.join(SPLITS)}")
+        raise ValueError(f"{where(index)}: split '{split[index]}'; valid: {', '.join(SPLITS)}")
     return RunPoints(
         figure=figure,
         run=run,
@@ -273,7 +273,7 @@ def _points(
         pass_rate=rows.pass_rate.to_numpy(dtype=float),
         fitted=(split == "fit").to_numpy(),
         num_samples=_num_samples(rows),
-        epoch=rows.epoch.to_numpy(dtype=float) if "epoch" in rows else None,
+        epoch=pd.to_numeric(rows.epoch, errors="coerce").to_numpy(dtype=float) if "epoch" in rows else None,
         r0=r0,
         folder=folder,
     )
@@ -287,17 +287,14 @@ def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
         if value == before:
             raise ValueError(f"{where(index)}: a second point at {compute.name} {value:g}; drop one of the duplicates")
         if value < before:
-            raise ValueError(
-                f"{where(index)}: {compute.name} falls from {before:g} to {value:g}; "
-                f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
-            )
+            way_out = f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
+            raise ValueError(f"{where(index)}: {compute.name} falls from {before:g} to {value:g}; {way_out}")
 
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:
-    if "num_prompts" in rows and "samples_per_prompt" in rows:
-        counts = rows[["num_prompts", "samples_per_prompt"]].apply(pd.to_numeric, errors="coerce")
-        num_samples = np.asarray(counts.prod(axis=1, skipna=False), dtype=float)
-        if not (num_samples > 0).all():
-            raise ValueError("num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all")
-        return num_samples
-    return np.full(len(rows), float(DEFAULT_SAMPLES))
+    if "num_prompts" not in rows or "samples_per_prompt" not in rows:
+        return np.full(len(rows), float(DEFAULT_SAMPLES))
+    counts = rows[["num_prompts", "samples_per_prompt"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    if not ((counts > 0) & (counts < MAX_COUNT)).all():
+        raise ValueError("num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all")
+    return np.asarray(counts.prod(axis=1))

@@ -112,8 +112,8 @@ def window_of(points: RunPoints, options: Options) -> Window:
     """
     start = options.start
     if options.min_epochs is not None:
-        if points.epoch is None:
-            raise ValueError(f"{points.key} has no column epoch; cut off by compute instead (--min-compute)")
+        if points.epoch is None or not np.isfinite(points.epoch).all():
+            raise ValueError(f"{points.key} has no epoch in every row; cut off by compute instead (--min-compute)")
         start = max(start, points.compute[points.epoch >= options.min_epochs].min(initial=float("inf")))
     end = float("inf") if options.max_compute is None else options.max_compute
     try:

@@ -39,7 +39,9 @@ def reconcile(paths: RunPaths) -> Reconciliation | None:
     Raises:
         SlurmError: sacct failed, as it does where there is no accounting.
     """
-    saved = read_json(paths.compute) if paths.compute.exists() else {"saved_s": 0.0, "intervals": []}
+    if not paths.compute.exists():
+        return None
+    saved = read_json(paths.compute)
     intervals = [Interval(**interval) for interval in saved["intervals"]]
     allocations = [interval for interval in intervals if interval.role == "allocation"]
     if not allocations:

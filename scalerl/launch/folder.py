@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from scalerl.config import NOT_IDENTITY, RunConfig, build_config, differences, flatten
@@ -32,6 +33,7 @@ def check_inputs(config: RunConfig, on_cpu: bool) -> None:
         raise ValueError("generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5")
 
 
+@cache
 def git_commit() -> str:
     """The commit of the code that runs, with "-dirty" if it was changed since; "unknown" outside a git checkout."""
     where = Path(__file__).parent

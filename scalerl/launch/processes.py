@@ -117,9 +117,10 @@ class RoleProcess:
         self._end()
 
     def kill(self) -> None:
-        """SIGKILL, at once."""
+        """SIGKILL for all of it, at once."""
         assert self._process is not None
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self) -> None:
         assert self._process is not None and self._interval is not None

@@ -128,6 +128,15 @@ def show(*what: str) -> dict[str, str]:
     return _fields(call("scontrol", "--oneliner", "show", *what))
 
 
+def show_all(kind: str) -> list[dict[str, str]]:
+    """The fields of every entity of a kind, such as show_all("partition").
+
+    Raises:
+        SlurmError: scontrol failed.
+    """
+    return [_fields(line) for line in call("scontrol", "--oneliner", "show", kind).splitlines() if "=" in line]
+
+
 def settings() -> dict[str, str]:
     """The cluster's configuration, such as {"MaxArraySize": "1001", ...}."""
     lines = call("scontrol", "show", "config").splitlines()

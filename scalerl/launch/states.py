@@ -13,13 +13,14 @@ A job in the queue decides first, then what the run itself wrote since it was su
 must not wait for 500 validations.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from scalerl.fence import supervisor_alive
 from scalerl.files import read_json
-from scalerl.launch.records import Submission, last_submissions
+from scalerl.launch.records import Submission, last_submissions, submissions_dir
 from scalerl.launch.slurm import QueuedJob, SlurmError, accounted, available, queue
 from scalerl.paths import RunPaths
 
@@ -62,7 +63,9 @@ def sweep_states(sweep_dir: Path) -> list[RunState]:
     # the queue before the folders: a run that ends in between has said so
     queued = queue() if has_jobs and available() else None
     states = [run_state(paths, *_last_job(submissions.get(paths.root.name), paths, queued)) for paths in runs]
-    return states if queued is None else _ask_accounting(states)
+    if queued is not None:
+        states = _ask_accounting(states)
+    return [_with_last_words(state, submissions.get(state.name)) if state.vanished else state for state in states]
 
 
 def _is_run(folder: Path) -> bool:
@@ -153,11 +156,33 @@ def _ended(paths: RunPaths, status: dict) -> tuple[State, str]:
 
 def _ask_accounting(states: list[RunState]) -> list[RunState]:
     """Say of vanished jobs what sacct knows; nothing where there is no accounting."""
+    tasks = {state.job_id for state in states if state.vanished and state.job_id}
     try:
-        jobs = {job.job_id: job.state for job in accounted(state.job_id for state in states if state.vanished and state.job_id)}
+        # tasks of an array that never started are one row, under the array's own id
+        jobs = accounted(tasks | {task.partition("_")[0] for task in tasks})
     except SlurmError:
         return states
-    return [_explained(state, jobs.get(state.job_id or "")) if state.vanished else state for state in states]
+    known = {task: job.state for job in jobs for task in _task_ids(job.job_id)}
+    return [_explained(state, known.get(state.job_id or "")) if state.vanished else state for state in states]
+
+
+def _task_ids(job_id: str) -> list[str]:
+    """The tasks of "16_[1-3,7%2]": 16_1, 16_2, 16_3, 16_7. Another id is its own."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
+    if match is None:
+        return [job_id]
+    ranges = [part.partition("-") for part in match[2].split(",")]
+    return [f"{match[1]}_{task}" for first, _, last in ranges for task in range(int(first), int(last or first) + 1)]
+
+
+def _with_last_words(state: RunState, submission: Submission | None) -> RunState:
+    """Add the last line of the job's log: a run that never started has no other place to say why."""
+    if submission is None:
+        return state
+    log = submissions_dir(state.paths.root.parent) / submission.id / f"{state.job_id}.log"
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return replace(state, reason=f"{state.reason} ({last}; log: {log})") if last else state
 
 
 def _explained(state: RunState, accounted_state: str | None) -> RunState:

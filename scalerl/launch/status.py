@@ -10,12 +10,12 @@ from scalerl.files import read_json
 from scalerl.launch.accounting import reconcile
 from scalerl.launch.progress import format_duration
 from scalerl.launch.slurm import SlurmError, available
-from scalerl.launch.states import RunState, sweep_states
+from scalerl.launch.states import RunState, State, sweep_states
 from scalerl.metrics import ROLES
 from scalerl.paths import RunPaths
 
 COLUMNS = ("run", "state", "step", "pass rate", "A (90 %)", "GPU-hours", "staleness", "dropped", "reason or last error")
-STATES = ("running", "pending", "planned", "stopped", "failed", "finished")
+STATES: tuple[State, ...] = ("running", "pending", "planned", "stopped", "failed", "finished")
 """In the order of the line of totals."""
 REASON_LENGTH = 44
 """Why a ceiling is not identified, cut to this in the table."""
@@ -28,10 +28,21 @@ def status_report(path: Path, width: int | None = None) -> str:
         ValueError: there is no run at `path`, or a file of one is not JSON.
         SlurmError: squeue failed.
     """
-    states = sweep_states(path)
+    states = states_below(path)
+    return run_details(states[0]) if RunPaths(path).config.exists() else sweep_table(states, width)
+
+
+def states_below(path: Path) -> list[RunState]:
+    """The state of the run at `path`, or of the runs of the sweep there: at least one.
+
+    Raises:
+        ValueError: there is none, or a file of one is not JSON.
+        SlurmError: squeue failed.
+    """
+    states = sweep_states(path) if path.is_dir() else []
     if not states:
         raise ValueError(f"{path} is no run folder and holds none: there is no config.json in it, nor one folder below")
-    return run_details(states[0]) if RunPaths(path).config.exists() else sweep_table(states, width)
+    return states
 
 
 def sweep_table(states: Sequence[RunState], width: int | None = None) -> str:
@@ -41,11 +52,11 @@ def sweep_table(states: Sequence[RunState], width: int | None = None) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows]
     used = sum(_used(state) for state in states)
-    limits = [budget["max_gpu_hours"] for budget in budgets]
-    total = "" if None in limits else f" of {format_hours(sum(limits))}"
+    limit = _total_limit(budgets)
+    total = "" if limit is None else f" of {format_hours(limit)}"
     counts = Counter(state.state for state in states)
     by_state = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
-    lines.append(f"{len(states)} runs: {by_state}; {format_hours(used)}{total} GPU-hours used")
+    lines.append(f"{len(states)} run{'s'[: len(states) != 1]}: {by_state}; {format_hours(used)}{total} GPU-hours used")
     return "\n".join(line[:width] for line in lines)
 
 
@@ -69,6 +80,13 @@ def _row(state: RunState, budget: dict[str, Any]) -> tuple[str, ...]:
 def _budget(paths: RunPaths) -> dict[str, Any]:
     """max_steps and max_gpu_hours as config.json has them now: an extension raises them before the run starts again."""
     return read_json(paths.config)["config"]["budget"]
+
+
+def _total_limit(budgets: Sequence[dict[str, Any]]) -> float | None:
+    """GPU-hours that all runs together may use: the sum of their budgets, or the sweep's own; None without a limit."""
+    limits = [budget["max_gpu_hours"] for budget in budgets]
+    whole = [budget["sweep_max_gpu_hours"] for budget in budgets if budget.get("sweep_max_gpu_hours") is not None]
+    return min([*whole, *([] if None in limits else [sum(limits)])], default=None)
 
 
 def _used(state: RunState) -> float:

@@ -7,6 +7,7 @@ the warning before the time limit itself.
 """
 
 import math
+import re
 import shlex
 import sys
 import time
@@ -127,7 +128,7 @@ def _submit_array(sweep_dir: Path, names: list[str], parameters: dict) -> Submis
     unique = uuid4().hex[:12]
     submission = Submission(
         id=f"{number:04d}-{unique}",
-        job_name=f"scalerl-{sweep_dir.name}-{unique}",
+        job_name=f"scalerl-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_dir.absolute().name)}-{unique}",
         runs=names,
         submitted_s=time.time(),
     )
@@ -184,7 +185,15 @@ def _find_job(submission: Submission) -> str | None:
     if listed:
         return listed[0]
     since = datetime.fromtimestamp(submission.submitted_s) - timedelta(minutes=10)  # clocks differ
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", name, f"--starttime={since:%Y-%m-%dT%H:%M:%S}"]
+    command = [
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--format=JobID",
+        name,
+        f"--starttime={since:%Y-%m-%dT%H:%M:%S}",
+    ]
     try:
         ended = call(*command).split()
     except SlurmError:  # no accounting: squeue has forgotten what ended long ago, and the run folders tell the rest

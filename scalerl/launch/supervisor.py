@@ -28,6 +28,8 @@ from scalerl.spool.policy import pending_evaluations
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
 GENERATOR_STOP_S = 10.0
+EARLY_WARNING_S = 60.0
+"""Slurm's warning may come so long before it is due; then the clock decides."""
 EXIT_CODES = {"finished": 0, "requeued": 75, "stopped": 130}
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = EXIT_CODES["finished"], 1, EXIT_CODES["stopped"]
 
@@ -230,12 +232,14 @@ class Supervisor:
     def _check_time(self) -> None:
         """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
         remaining_s = self.place.remaining_s()
-        if self._warned:
-            self._leave_job("Slurm warned of the job's end")
-        elif remaining_s is not None and remaining_s <= 0:
-            self._leave_job("the job's time limit is near")
-        elif self._interrupts and self._stop_reason is None:
+        if remaining_s is not None and remaining_s <= 0:
+            return self._leave_job("the job's time limit is near")
+        if self._warned or (self._interrupts and self._stop_reason is None):
             self._check_job()
+        if self._warned and not self._requeue:
+            self._warned = False
+            if remaining_s is None or remaining_s > EARLY_WARNING_S:
+                self._leave_job("asked to by SIGUSR1")
 
     def _check_job(self) -> None:
         """Find out whether Slurm is taking the job away: with grace, or now.

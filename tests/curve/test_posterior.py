@@ -1,5 +1,6 @@
 """The default estimator against brute force, and its predictions against hand-worked spreads."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,10 @@ from scipy.stats import multivariate_normal, norm
 
 from scalerl.curve.draws import Draws
 from scalerl.curve.estimators import ESTIMATORS, fit_curve
-from scalerl.curve.posterior import fit_posterior, integrate_all
+from scalerl.curve.posterior import MAX_POINTS, fit_posterior, integrate_all
 from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import Sigmoid
-from scalerl.curve.window import Window
+from scalerl.curve.window import Window, merge
 
 COMPUTE = np.geomspace(1200.0, 9000.0, 9)
 TRUTH = Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0)
@@ -69,6 +70,42 @@ def test_the_unit_of_compute_does_not_matter():
     flops, _ = fit_posterior(replace(window, compute=window.compute * 1e18), PUBLISHED)
     assert np.median(flops.a) == pytest.approx(np.median(hours.a), abs=1e-6)
     assert np.median(flops.c_mid) == pytest.approx(np.median(hours.c_mid) * 1e18, rel=1e-6)
+
+
+def test_a_long_run_is_merged_and_the_answer_hardly_changes(monkeypatch):
+    """900 points in one piece and merged; ends, answers and the mean pass rate stay."""
+    compute = np.linspace(100.0, 16_000.0, 900)
+    whole = simulate(3, compute)
+    part = merge(whole, MAX_POINTS)
+    assert 200 < len(part.compute) <= MAX_POINTS and part.num_samples.sum() == pytest.approx(900 * 16_000)
+    assert (part.compute[0], part.compute[-1]) == (100.0, 16_000.0) and part.r0_sd == whole.r0_sd
+    assert part.num_samples @ part.pass_rate == pytest.approx(16_000 * whole.pass_rate.sum())
+    assert np.diff(np.log(part.compute)).max() < 3 * max(np.diff(np.log(compute)).max(), np.log(160) / MAX_POINTS)
+    merged, ahead = fit_posterior(whole, PUBLISHED)
+    monkeypatch.setattr("scalerl.curve.posterior.MAX_POINTS", 900)
+    exact, exact_ahead = fit_posterior(whole, PUBLISHED)
+    for name in ("r0", "a", "b", "c_mid"):
+        middle, spread = np.median(getattr(exact, name)), np.std(getattr(exact, name))
+        assert np.median(getattr(merged, name)) == pytest.approx(middle, abs=0.3 * spread), name
+        assert np.std(getattr(merged, name)) == pytest.approx(spread, rel=0.15), name
+    later = np.array([20_000.0, 60_000.0])
+    ours, theirs = (np.quantile(draws.evaluations(later), (0.05, 0.5, 0.95), axis=0) for draws in (ahead, exact_ahead))
+    np.testing.assert_allclose(ours, theirs, atol=0.1 * np.ptp(theirs, axis=0).min())
+
+
+def test_five_thousand_points_take_less_than_two_seconds():
+    window = simulate(0, np.linspace(10.0, 16_000.0, 5000))
+    start = time.process_time()
+    fit = fit_curve(window)
+    assert time.process_time() - start < 2.0
+    assert fit.verdict.identified and fit.curve.a == pytest.approx(TRUTH.a, abs=0.002)
+
+
+def test_correlation_where_one_parameter_does_not_vary():
+    draws, _ = fit_posterior(simulate(), PUBLISHED)
+    assert -1 < draws.correlation_ab < -0.3
+    still = replace(draws, b=np.nextafter(draws.b * 0 + 2.0, 1 + draws.b))  # one bit: its logarithm may not vary at all
+    assert still.correlation_ab == 0.0 or abs(still.correlation_ab) <= 1.0
 
 
 def test_noisier_evaluations_widen_the_interval():

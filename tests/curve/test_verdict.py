@@ -15,10 +15,10 @@ def window(curve, compute, seed=0, scatter=0.0035, r0=0.4) -> Window:
 
 
 @pytest.mark.parametrize("end", [0.4, 0.7, 1.0])
-@pytest.mark.parametrize("estimator", ["default", "least_squares"])
-def test_before_c_mid_nothing_is_identified(end, estimator):
+@pytest.mark.parametrize(("estimator", "seeds"), [("default", 40), ("least_squares", 40), ("paper", 12)])
+def test_before_c_mid_nothing_is_identified(end, estimator, seeds):
     identified = 0
-    for seed in range(40):
+    for seed in range(seeds):
         b = (1.2, 1.7, 2.0, 2.6)[seed % 4]
         curve = Sigmoid(r0=0.4, a=0.62, b=b, c_mid=5000.0)
         fit = fit_curve(window(curve, np.linspace(500, 5000 * end, 30), seed), estimator)
@@ -75,6 +75,30 @@ def test_no_gain_and_a_ceiling_at_one_are_named():
     assert not steep.identified and "bound 1" in steep.reason
     falling = fit_curve(window(lambda c: 0.4 - 0.1 * c / 5000, compute)).verdict
     assert not falling.identified and "no gain" in falling.reason
+
+
+def test_few_points_show_no_bend():
+    """Five points and a sigmoid of four free numbers: it fits, and that says nothing."""
+    curve = Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0)
+    for estimator in ("default", "least_squares"):
+        short = fit_curve(window(curve, np.geomspace(1000, 15_000, 5)), estimator).verdict
+        assert not short.identified and "5 points are too few to show a bend" in short.reason
+    assert fit_curve(window(curve, np.geomspace(1000, 15_000, 12))).verdict.identified
+
+
+def test_a_run_that_ends_below_a_measured_r0_has_no_gain():
+    """R0 = .9 by few answers, then a fall: the posterior may put R0 lower, the gain is not there all the same."""
+    falling = Window(compute=np.geomspace(1, 4, 6), pass_rate=np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.1]), r0=0.9, num_samples=1.0)
+    verdict = fit_curve(falling).verdict
+    assert not verdict.identified and "no gain over R0" in verdict.reason
+
+
+def test_what_the_points_do_not_tell_is_uncertain():
+    """All points on the ceiling: least squares fits them exactly enough, and knows neither B nor C_mid."""
+    flat = window(lambda c: np.full(len(c), 0.6), np.linspace(5000, 20_000, 30))
+    fit = fit_curve(flat, "least_squares")
+    low, high = fit.parameters.interval("c_mid")
+    assert high / low > 100 and not fit.verdict.identified
 
 
 EXACT = {

@@ -11,23 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scalerl.base_model import train_base_model
-from scalerl.data.prepare import prepare_arithmetic
 from scalerl.files import read_json
 from scalerl.metrics import read_rows
 from scalerl.paths import RunPaths
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "scale" / "demo.toml"
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Path:
-    """A folder with tied/, untied/ (base models) and data/."""
-    folder = tmp_path_factory.mktemp("inputs")
-    prepare_arithmetic(folder / "data", count=400, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
-    for name, tied in (("tied", True), ("untied", False)):
-        train_base_model(folder / name, seed=0, steps=60, tie_embeddings=tied)
-    return folder
 
 
 class Run:

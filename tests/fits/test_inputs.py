@@ -79,9 +79,8 @@ def set_value(row, column, value):
     return change
 
 
-def few_samples(table):
-    counts = np.where(table.run == "high", 0, 1000)
-    return table.assign(num_prompts=counts, samples_per_prompt=16)
+def samples(count):
+    return lambda table: table.assign(num_prompts=np.where(table.run == "high", count, 1000), samples_per_prompt=16)
 
 
 def swap(table):
@@ -102,7 +101,9 @@ BAD = {
     "r0 is a percentage": (lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)), r"R0 = 40.0; it must lie in \[0, 1\)"),
     "r0 is text": (set_value(2, "r0", "low"), "line 4: r0 is low, not a finite number: give it in every row"),
     "r0 is missing": (set_value(2, "r0", np.nan), "line 4: r0 is nan, not a finite number: give it in every row"),
-    "no samples": (few_samples, "num_prompts and samples_per_prompt must be above 0"),
+    "no samples": (samples(0), "num_prompts and samples_per_prompt must be above 0"),
+    "endless samples": (samples(np.inf), "num_prompts and samples_per_prompt must be above 0"),
+    "no split": (set_value(2, "split", np.nan), "line 4: split 'nan'; valid: fit, extrapolation"),
     "two runs of one name": (
         lambda table: pd.concat([table.iloc[:24], table]),
         "tell two runs of the name 'high' apart by a seed or figure column",
@@ -142,7 +143,9 @@ def test_cut_off_by_epochs_and_an_axis_the_paper_does_not_know(tmp_path, points,
     assert main([str(tmp_path / "e.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 0
     assert (pd.read_csv(tmp_path / "out" / "fits.csv").window_start.between(1500, 2500)).all()
     assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 2
-    assert "has no column epoch; cut off by compute" in capsys.readouterr().err
+    points.assign(epoch="one").to_csv(tmp_path / "t.csv", index=False)
+    assert main([str(tmp_path / "t.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 2
+    assert capsys.readouterr().err.count("has no epoch in every row; cut off by compute") == 4
     assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "o"), "--estimator", "paper", "--axis", "steps"]) == 2
     assert "grid of C_mid is in GPU-hours; over steps use default" in capsys.readouterr().err
 

@@ -67,7 +67,7 @@ def test_stop_kills_what_ignores_sigterm(start_role, tmp_path):
     process.stop(deadline_s=0.3)
     assert not process.running
     assert not running(pid)
-    assert not running(int((tmp_path / "child").read_text()))
+    wait_until(lambda: not running(int((tmp_path / "child").read_text())), "the end of its child")
 
 
 def test_exit_code_last_error_and_device_time(start_role):

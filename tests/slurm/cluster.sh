@@ -38,7 +38,7 @@ wait_until() { # SECONDS COMMAND...
 
 holders() { # LOG [PROGRAM]: pids of PROGRAM (default: any daemon) that hold $ROOT/log/LOG.log open
     local pid program
-    find /proc/[0-9]*/fd -lname "$ROOT/log/$1.log" 2>/dev/null | cut -d/ -f3 | sort -u | while read -r pid; do
+    find /proc/[0-9]*/fd -lname "$ROOT/log/$1.log*" 2>/dev/null | cut -d/ -f3 | sort -u | while read -r pid; do
         program=$(readlink "/proc/$pid/exe")
         [[ ${program##*/} =~ ^(${2:-munged|mariadbd|slurm}) ]] && echo "$pid"
     done

@@ -1,0 +1,79 @@
+"""A sweep on a real Slurm is planned, run, extended and scored, with the real engines, by the commands a user would type."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scalerl.cli import main
+from scalerl.files import read_json
+from scalerl.fits.command import main as fit_all
+from scalerl.launch.accounting import reconcile
+from scalerl.launch.states import sweep_states
+from scalerl.metrics import read_rows
+from scalerl.paths import RunPaths
+
+TINY = Path(__file__).with_name("tiny.toml")
+MORE_GPU_HOURS = 0.045
+"""Of three GPUs: 54 s, about half of which the engines take to start."""
+
+
+@pytest.fixture
+def start(inputs, tmp_path) -> list[str]:
+    """The command that starts a sweep of one run of three processes, with an evaluation after each of its eight steps."""
+    (tmp_path / "axes" / "scale").mkdir(parents=True)
+    (tmp_path / "axes" / "base.toml").write_text(TINY.read_text())
+    (tmp_path / "axes" / "scale" / "tiny.toml").write_text("")
+    axis = tmp_path / "axes" / "loss_type.toml"
+    axis.write_text('key = "algo.loss_type"\nvalues = ["cispo"]\n')
+    overrides = [f"model.path={inputs / 'tied'}", "trainer.num_ranks=1", "generator.num=1", "batch.prompts=4"]
+    overrides += [f"data.{part}={inputs / 'data' / part}.parquet" for part in ("train", "heldout")]
+    overrides += ["evaluation.every_steps=1", "evaluation.num_prompts=4", "budget.max_steps=8"]
+    return ["sweep", str(axis), "--scale", "tiny", "--dir", str(tmp_path / "sweep"), "--cluster", "slurm", *overrides]
+
+
+def test_an_extension_continues_the_run_and_is_scored(cluster, start, tmp_path, capsys):
+    sweep_dir = tmp_path / "sweep"
+    paths = RunPaths(sweep_dir / "loss_type-cispo-seed0")
+
+    def wait_for_end() -> None:
+        def ended() -> bool:
+            (state,) = sweep_states(sweep_dir)
+            logs = [f"{path}: {path.read_text(errors='replace')[-2000:]}" for path in sweep_dir.rglob("*.log")]
+            assert state.state != "failed", "\n".join([state.reason, *logs])
+            return state.state == "finished"
+
+        cluster.wait_for(ended, "the run to finish", 120)
+
+    assert main(start) == 0
+    wait_for_end()
+    first = read_json(paths.status)
+    assert (first["step"], first["reason"]) == (8, "max_steps reached")
+    target = first["gpu_hours"]["total"] + MORE_GPU_HOURS
+    extend = ["extend", str(sweep_dir), "--top", "1", "--to", str(target), "--cluster", "slurm"]
+    assert main(extend) == 0
+    prediction = (paths.root / "prediction.json").read_bytes()
+    assert main(extend) == 2, "it is on its way"
+    assert "is left alone: it is" in capsys.readouterr().err
+
+    wait_for_end()
+    last = read_json(paths.status)
+    assert "max_gpu_hours" in last["reason"] and last["attempt"] == 2 and last["job_id"] != first["job_id"]
+    assert "continuing from the checkpoint of step 8" in (paths.logs / "0002" / "trainer.log").read_text()
+    steps = [row["step"] for row in read_rows(paths.metrics) if row["kind"] == "step"]
+    assert steps == list(range(1, last["step"] + 1)) and last["step"] > 8
+    assert last["gpu_hours"]["total"] > target
+
+    assert fit_all([str(sweep_dir)]) == 0, "tools/fit_all.py"
+    assert (paths.root / "prediction.json").read_bytes() == prediction
+    (score,) = pd.read_csv(sweep_dir / "fits" / "scores.csv").to_dict("records")
+    assert score["compute"] == target and score["hit"] == (score["lo90"] <= score["observed"] <= score["hi90"])
+    assert score["foretold_at"] < first["gpu_hours"]["total"] < target
+    assert "Predictions scored" in (sweep_dir / "fits" / "report.html").read_text()
+
+    compared = reconcile(paths)
+    assert compared.num_starts == 2 and abs(compared.difference) < 0.05
+    capsys.readouterr()
+    assert main(["status", str(paths.root)]) == 0
+    details = capsys.readouterr().out
+    assert str(compared) in details and "max_gpu_hours" in details

@@ -1,0 +1,218 @@
+"""Runs as Slurm jobs on the real engines: time limit, requeue, preemption, dead nodes, split brain, and the budget over all of it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scalerl.files import read_json
+from scalerl.launch import slurm
+from scalerl.launch.accounting import reconcile
+from scalerl.metrics import read_rows
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import pending_evaluations
+
+REPO = Path(__file__).parents[2]
+ONE_NODE = ("--nodes=1", "--gpus-per-node=3", "--cpus-per-task=3", "--mem=8000")
+ONE_EACH = ("trainer.num_ranks=1", "generator.num=1")
+START_S = 150.0
+"""Five processes import their engines on two cores."""
+
+
+class SlurmRun:
+    """A run submitted with a script of slurm/."""
+
+    def __init__(self, cluster, inputs: Path, folder: Path, *overrides: str, script: str = "scalerl_100k.sh") -> None:
+        self.cluster, self.paths = cluster, RunPaths(folder)
+        self.output = folder.parent / f"{folder.name}.out"
+        self._script = [str(REPO / "slurm" / script), str(Path(__file__).with_name("tiny.toml"))]
+        self._script += [f"model.path={inputs / 'tied'}", f"data.train={inputs / 'data' / 'train.parquet'}"]
+        self._script += [f"data.heldout={inputs / 'data' / 'heldout.parquet'}", *overrides]
+        self.job_id = ""
+
+    def submit(self, *options: str) -> str:
+        run_dir = f"RUN_DIR={self.paths.root},PYTHON={sys.executable},OMP_NUM_THREADS=1"
+        fixed = [f"--output={self.output}", f"--chdir={REPO}", f"--export=ALL,{run_dir}", "--signal=B:USR1@20"]
+        self.job_id = slurm.call("sbatch", "--parsable", *fixed, *options, *self._script).strip()
+        return self.job_id
+
+    @property
+    def steps(self) -> list[dict]:
+        return [row for row in read_rows(self.paths.metrics) if row["kind"] == "step"]
+
+    def step(self) -> int:
+        return self.steps[-1]["step"] if self.steps else 0
+
+    def status(self) -> dict:
+        return read_json(self.paths.status) if self.paths.status.exists() else {"state": "none", "attempt": 0}
+
+    def attempt(self) -> int:
+        return self.status()["attempt"]
+
+    def node(self) -> str:
+        return slurm.show("job", self.job_id)["BatchHost"]
+
+    def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = START_S) -> None:
+        def checked() -> bool:
+            assert self.status()["state"] != "failed", f"while waiting for {what}\n{self.report()}"
+            return condition()
+
+        try:
+            self.cluster.wait_for(checked, what, deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.report()}") from None
+
+    def wait_for_progress(self, attempt: int) -> None:
+        """Wait until this attempt has trained two steps of its own."""
+        self.wait_for(lambda: self.attempt() == attempt, f"attempt {attempt}")
+        begin = self.step()
+        self.wait_for(lambda: self.step() >= begin + 2, f"two steps of attempt {attempt}")
+
+    def wait_for_end(self, deadline_s: float = START_S) -> None:
+        self.wait_for(lambda: self.cluster.state(self.job_id) == "COMPLETED", "the end of the job", deadline_s)
+
+    def report(self) -> str:
+        texts = [f"status {self.status()}", self.output.read_text()[-3000:] if self.output.exists() else "no output"]
+        for log in sorted((self.paths.logs / "latest").glob("*.log")):
+            texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
+        return "\n".join(texts)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything on this machine that works in the run folder, supervisors included."""
+        wanted = str(self.paths.root)
+        return [process for process in psutil.process_iter(["cmdline"]) if wanted in " ".join(process.info["cmdline"] or [])]
+
+    def check_rows(self) -> None:
+        """Nothing trained twice, nothing left out, compute and counters never fall, no evaluation missing."""
+        steps = self.steps
+        assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+        for name in ("gpu_hours", "time_s", "tokens", "flops"):
+            values = [row[name] for row in steps]
+            assert values == sorted(values), name
+        per_step = steps[0]["epoch"]  # groups trained by step 1, per training prompt
+        assert [row["epoch"] for row in steps] == pytest.approx([per_step * row["step"] for row in steps])
+        assert all(row["off_policyness_max"] <= 8 and row["num_groups"] == 8 for row in steps)
+        evaluated = [row["step"] for row in read_rows(self.paths.metrics) if row["kind"] == "eval"]
+        assert len(evaluated) == len(set(evaluated)) and {0, len(steps)} <= set(evaluated)
+        assert not pending_evaluations(self.paths)
+
+
+@pytest.fixture
+def make_run(cluster, inputs, tmp_path):
+    def make(*overrides: str, script: str = "scalerl_100k.sh") -> SlurmRun:
+        return SlurmRun(cluster, inputs, tmp_path / "run", *overrides, script=script)
+
+    return make
+
+
+@pytest.mark.timeout(900)
+def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_run, cluster):
+    budget = 0.3  # six GPUs for three minutes
+    run = make_run(f"budget.max_gpu_hours={budget}")
+    shape = ("--nodes=2", "--gpus-per-node=3", "--cpus-per-task=6", "--mem=8000")
+    job_id = run.submit(*shape, "--time=1")
+    second = run.submit(*shape, "--time=5")
+    run.job_id = job_id
+
+    run.wait_for(lambda: run.status()["state"] == "requeued", "the requeue before the time limit")
+    assert "time limit" in run.status()["reason"]
+    slurm.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
+    run.wait_for_progress(attempt=2)
+    assert cluster.state(second) == "PENDING" and slurm.show("job", second)["Reason"] == "Dependency"
+    names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
+    assert sorted(names) == ["batch", "evaluator", "generator-0", "generator-1", "trainer"]
+    slurm.requeue(job_id)
+
+    run.wait_for(lambda: run.attempt() == 3, "attempt 3")
+    run.wait_for(lambda: run.status()["state"] == "finished", "the budget to be used up", 300)
+    run.wait_for_end()
+    assert "max_gpu_hours" in run.status()["reason"]
+    run.check_rows()
+    steps = run.steps
+    slowest = max(after["gpu_hours"] - before["gpu_hours"] for before, after in zip(steps[-8:], steps[-7:], strict=True))
+    assert steps[-2]["gpu_hours"] < budget < steps[-1]["gpu_hours"] + 0.01
+    assert steps[-1]["gpu_hours"] < budget + 2 * slowest
+    row = steps[-1]
+    parts = ("generator_gpu_hours", "trainer_gpu_hours", "evaluator_gpu_hours", "idle_gpu_hours")
+    assert sum(row[part] for part in parts) == pytest.approx(row["gpu_hours"])
+
+    run.job_id = second
+    run.wait_for_end()
+    assert "has finished" in run.output.read_text()
+    assert run.attempt() == 3, "the second submission found nothing to do"
+    compared = reconcile(run.paths)
+    assert abs(compared.ledger_gpu_hours / compared.accounted_gpu_hours - 1) < 0.05
+
+
+@pytest.mark.timeout(900)
+def test_preemption_with_and_without_grace(make_run, cluster):
+    run = make_run(*ONE_EACH, "budget.max_steps=100000")
+    for attempt, partition in ((1, "grace"), (2, "low")):
+        run.submit(f"--partition={partition}", *ONE_NODE, "--time=10")
+        run.wait_for_progress(attempt)
+        before = run.step()
+        urgent = cluster.submit("sleep 1", "--partition=high", "--nodes=4", "--exclusive")
+        cluster.wait_state(urgent, "COMPLETED", deadline_s=60)
+        run.wait_for(lambda: cluster.state(run.job_id) in ("PENDING", "RUNNING"), "the preempted job to be queued again")
+        if partition == "grace":
+            status = run.status()
+            assert (status["state"], status["reason"]) == ("requeued", "preempted")
+            newest = max(int(path.name) for path in run.paths.checkpoints.glob("[0-9]*"))
+            assert newest == status["step"] >= before, "its grace was enough for a checkpoint"
+            slurm.call("scancel", run.job_id)
+            cluster.wait_idle()
+    run.wait_for_progress(attempt=3)
+    end_with_budget(run)
+
+
+def end_with_budget(run: SlurmRun) -> None:
+    """Stop the run in good order: as an operator would, with SIGTERM to the batch process alone."""
+    slurm.call("scancel", "--batch", "--signal=INT", run.job_id)
+    run.wait_for(lambda: run.status()["state"] == "stopped", "the run to stop")
+    steps = run.steps
+    assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.timeout(900)
+def test_a_dead_node_then_a_split_brain(make_run, cluster):
+    run = make_run(*ONE_EACH, "budget.max_steps=60")
+    job_id = run.submit(*ONE_NODE, "--time=10")
+    run.wait_for_progress(attempt=1)
+    dead = run.node()
+    cluster.crash(dead)
+    run.wait_for(lambda: cluster.state(job_id) == "PENDING" or run.attempt() == 2, "the requeue after the node's death", 90)
+
+    run.wait_for_progress(attempt=2)
+    cut_off = run.node()
+    assert cut_off != dead
+    old = {process.pid for process in run.processes()}
+    cluster.crash_daemon(cut_off)
+    run.wait_for(lambda: run.attempt() == 3, "the run to be started again elsewhere", 120)
+    assert run.node() not in (dead, cut_off)
+    assert {process.pid for process in run.processes()} & old, "the old attempt was still there when the new one began"
+    run.wait_for(lambda: not {process.pid for process in run.processes()} & old, "the old attempt to see that it is fenced off", 60)
+
+    run.wait_for_end(300)
+    run.check_rows()
+    assert run.step() == 60
+    assert "fenced off" in run.output.read_text()
+
+
+def test_a_dead_generator_is_a_step_of_its_own(make_run, cluster):
+    run = make_run("trainer.num_ranks=2", "generator.num=1", "budget.max_steps=100000")
+    run.submit("--nodes=1", "--gpus-per-node=4", "--cpus-per-task=4", "--mem=8000", "--time=5")
+    run.wait_for_progress(attempt=1)
+    pids = run.status()["pids"]
+    generator = [process for process in run.processes() if " role generator " in " ".join(process.info["cmdline"])]
+    for process in generator:
+        os.kill(process.pid, signal.SIGKILL)
+    run.wait_for(lambda: run.status()["pids"].get("generator-0") not in (None, pids["generator-0"]), "another generator")
+    before = run.step()
+    run.wait_for(lambda: run.step() >= before + 10, "ten more steps")
+    assert run.status()["pids"]["trainer"] == pids["trainer"]
+    assert "generator-0 died" in run.status()["last_error"]
+    end_with_budget(run)

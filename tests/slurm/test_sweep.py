@@ -1,0 +1,148 @@
+"""`make sweep` on a real Slurm with the real engines: a launcher that dies, a run that fails, and the same command again."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scalerl.launch import slurm
+from scalerl.launch.records import read_submissions
+from scalerl.launch.states import RunState, sweep_states
+from scalerl.metrics import read_rows
+
+REPO = Path(__file__).parents[2]
+NAMES = [f"loss_type-{loss}-seed0" for loss in ("cispo", "dapo", "grpo", "gspo")]
+STEPS = 5
+SMALL = [
+    f"budget.max_steps={STEPS}",
+    "batch.prompts=8",
+    "batch.generations_per_prompt=4",
+    "length.max_thinking_tokens=40",
+    "length.interruption_min_tokens=30",
+    "length.interruption_max_tokens=40",
+    "generator.kv_cache_gb=0.1",
+    "generator.max_num_seqs=32",
+    "evaluation.every_steps=1",
+    "evaluation.num_prompts=8",
+    "evaluation.samples_per_prompt=2",
+    "checkpoint.every_steps=1",
+    "launch.max_restarts=0",
+    "logging.tensorboard=false",
+]
+LAUNCHER_THAT_DIES = """
+import os, sys
+import scalerl.launch.submission as submission
+write = submission.write_submission
+def die(sweep_dir, record):
+    if record.job_id:
+        os._exit(9)
+    write(sweep_dir, record)
+submission.write_submission = die
+from scalerl.cli import main
+main(sys.argv[1:])
+"""
+
+
+class Sweep:
+    def __init__(self, cluster, inputs: Path, folder: Path) -> None:
+        self.cluster, self.dir = cluster, folder
+        data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout")]
+        self.overrides = [f"model.path={inputs / 'tied'}", *data, *SMALL]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def launch_and_die(self) -> None:
+        """The launcher is gone as soon as sbatch has answered."""
+        command = [sys.executable, "-c", LAUNCHER_THAT_DIES, "sweep", "sweeps/loss_type.toml", "--cluster=slurm", "--throttle=2"]
+        command += ["--dir", str(self.dir), *self.overrides]
+        assert subprocess.run(command, cwd=REPO, env=self.environment, timeout=120).returncode == 9
+
+    def make(self, *settings: str) -> str:
+        """The last line of `make sweep`, with this Python instead of .venv's."""
+        command = ["make", "-o", "setup", "sweep", f"PYTHON_BIN={sys.executable}", "AXIS=loss_type", "CLUSTER=slurm", "THROTTLE=2"]
+        command += [f"DIR={self.dir}", f"ARGS={' '.join(self.overrides)}", *settings]
+        done = subprocess.run(command, cwd=REPO, env=self.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-1]
+
+    def states(self) -> dict[str, RunState]:
+        return {state.name: state for state in sweep_states(self.dir)}
+
+    def state(self, name: str) -> str:
+        return self.states()[name].state
+
+    def wait_for(self, condition, what: str, deadline_s: float = 240) -> None:
+        try:
+            self.cluster.wait_for(condition, what, deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.report()}") from None
+
+    def wait_for_end(self) -> int:
+        """Wait until no run is pending or running; the most that were running at once."""
+        most = 0
+
+        def ended() -> bool:
+            nonlocal most
+            states = [state.state for state in self.states().values()]
+            most = max(most, states.count("running"))
+            return not {"pending", "running"} & set(states)
+
+        self.wait_for(ended, "the end of every run", deadline_s=400)
+        return most
+
+    def kill_generator(self, name: str) -> None:
+        """Kill the generator's own process, not the srun that waits for it."""
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if words[1:5] == ["-m", "scalerl", "role", "generator"] and str(self.dir / name) in words:
+                process.kill()
+
+    def report(self) -> str:
+        texts = [f"{state.name}: {state.state} ({state.reason})" for state in self.states().values()]
+        logs = [*self.dir.glob("submissions/*/*.log"), *self.dir.glob("*/logs/latest/*.log")]
+        return "\n".join([*texts, *(f"--- {log}\n{log.read_text(errors='replace')[-1000:]}" for log in logs)])
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_path):
+    sweep = Sweep(cluster, inputs, tmp_path / "sweep")
+    sweep.launch_and_die()
+    (record,) = read_submissions(sweep.dir)
+    assert record.job_id is None
+    assert sweep.make() == "nothing to submit"
+    (record,) = read_submissions(sweep.dir)
+    assert record.job_id is not None
+    assert record.runs == NAMES
+
+    failing = NAMES[1]
+    first_steps = sweep.dir / failing / "metrics.jsonl"
+    sweep.wait_for(lambda: any(row["kind"] == "step" for row in read_rows(first_steps)), f"the first step of {failing}")
+    sweep.kill_generator(failing)
+    assert sweep.wait_for_end() == 2
+    ended = sweep.states()
+    assert {name: state.state for name, state in ended.items()} == dict.fromkeys(NAMES, "finished") | {failing: "failed"}
+    assert "generator-0 died" in ended[failing].reason
+    tasks = {job.job_id: job.state for job in slurm.accounted([f"{record.job_id}_{task}" for task in range(4)])}
+    assert tasks == {f"{record.job_id}_{task}": "FAILED" if task == 1 else "COMPLETED" for task in range(4)}
+
+    begin_s = time.monotonic()
+    assert sweep.make() == "nothing to submit; --retry submits the 1 that failed or were stopped"
+    assert sweep.make("SEEDS=2", "DRY_RUN=1").split()[0] == "disk"
+    assert sweep.make("RETRY=1").startswith("submitted 1 runs")
+    assert time.monotonic() - begin_s < 60
+    first, second = read_submissions(sweep.dir)
+    assert (first, second.runs) == (record, [failing])
+    sweep.wait_for_end()
+    for name in NAMES:
+        assert sweep.state(name) == "finished", sweep.report()
+        rows = read_rows(sweep.dir / name / "metrics.jsonl")
+        assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, STEPS + 1))
+        assert sorted(row["step"] for row in rows if row["kind"] == "eval") == list(range(STEPS + 1))
+
+    fit = subprocess.run([sys.executable, "tools/fit_all.py", sweep.dir], cwd=REPO, env=sweep.environment, timeout=120)
+    assert fit.returncode == 0
+    assert (sweep.dir / "fits").is_dir()
+

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""How long does `scalerl status` take for a sweep of 500 runs, against a fake queue of that size?
+
+    python tools/bench_status.py
+
+Needs no Slurm. Exit code 1 if the best of three is not below two seconds, the start of Python included.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scalerl.config import load_config
+from scalerl.files import write_json
+from scalerl.launch.folder import save_config
+from scalerl.launch.records import Submission, submissions_dir, write_submission
+from scalerl.paths import RunPaths
+
+REPEATS = 3
+MAX_S = 2.0
+LATEST = {"pass_rate": 0.53214, "off_policyness_mean": 3.25, "dropped_share": 0.125}
+CURVE = {"a": 0.6124, "lo90": 0.6, "hi90": 0.625, "identified": True, "reason": ""}
+HOURS = {"generator": 1200.0, "trainer": 30.5, "evaluator": 3.25, "idle": 0.75, "total": 1234.5}
+
+
+def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
+    """Run folders of one array: a fifth each finished, failed, running, pending and not started; the lines of squeue."""
+    names = [f"loss_type-recipe{number // 5}-seed{number % 5}" for number in range(num_runs)]
+    submissions_dir(sweep_dir).mkdir(parents=True)
+    submitted_s = time.time() - 3600
+    write_submission(sweep_dir, Submission(id="0000-x", job_name="sweep", runs=names, submitted_s=submitted_s, job_id="12"))
+    lines = []
+    for number, name in enumerate(names):
+        paths = RunPaths(sweep_dir / name)
+        paths.root.mkdir()
+        save_config(paths, load_config([], [f"seed={number % 5}"]))
+        state = ("finished", "failed", "running", "pending", "new")[number % 5]
+        if state in ("running", "pending", "new"):
+            lines.append(f"12_{number}|{'RUNNING' if state == 'running' else 'PENDING'}|Resources|sweep")
+        if state in ("finished", "failed", "running"):
+            status = {"state": state, "reason": "", "final": False, "attempt": 1, "step": 120, "job_id": f"12_{number}"}
+            status |= {"updated_s": time.time(), "gpu_hours": HOURS, "latest": LATEST, "curve": CURVE, "last_error": None}
+            write_json(paths.status, status | {"max_gpu_hours": 4000.0, "max_steps": None})
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=500)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = write_sweep(Path(folder) / "sweep", arguments.runs)
+        (Path(folder) / "lines").write_text("".join(line + "\n" for line in lines))
+        squeue = Path(folder) / "squeue"
+        squeue.write_text(f"#!/bin/sh\ncat {folder}/lines\n")
+        squeue.chmod(0o755)
+        environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+        command = [sys.executable, "-m", "scalerl", "status", f"{folder}/sweep"]
+        seconds = []
+        for _ in range(REPEATS):
+            begin_s = time.monotonic()
+            table = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            seconds.append(time.monotonic() - begin_s)
+        assert len(table.splitlines()) == arguments.runs + 2
+        print(table.splitlines()[-1])
+        print(f"{arguments.runs} runs: {min(seconds):.2f} to {max(seconds):.2f} s, the start of Python included")
+    return 0 if min(seconds) < MAX_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
