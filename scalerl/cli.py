@@ -6,11 +6,8 @@ scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit
 import argparse
 import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_evaluate,
         _add_verify,
         _add_fit,
+        _add_doctor,
         _add_role,
     ):
         add(commands)
@@ -199,16 +197,9 @@ def _add_status(commands) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from scalerl.launch.status import status_report
+    from scalerl.launch.status import show
 
-    terminal = sys.stdout.isatty()
-    with suppress(KeyboardInterrupt):
-        while True:
-            report = status_report(arguments.folder, shutil.get_terminal_size().columns if terminal else None)
-            print(f"\x1b[H\x1b[2J{report}" if terminal and arguments.watch else report, flush=True)
-            if arguments.watch is None:
-                return
-            time.sleep(arguments.watch)
+    show(arguments.folder, arguments.watch)
 
 
 def _add_extend(commands) -> None:
@@ -316,6 +307,19 @@ def _fit(arguments: argparse.Namespace) -> int | None:
     return None
 
 
+def _add_doctor(commands) -> None:
+    parser = commands.add_parser("doctor", help="check the site: Slurm, partition, nodes, shared folder, clocks; says what to fix")
+    parser.add_argument("--site", type=Path, metavar="FILE", help="default: $SCALERL_SITE, else slurm/site.toml")
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from scalerl.launch import doctor
+    from scalerl.launch.site import load_site
+
+    return doctor.main(load_site(arguments.site))
+
+
 def _add_role(commands) -> None:
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
     parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
@@ -327,8 +331,11 @@ def _add_role(commands) -> None:
 
 
 def _role(arguments: argparse.Namespace) -> None:
+    from scalerl.fence import end_when_stale
     from scalerl.launch.processes import die_with_parent
+    from scalerl.paths import RunPaths
 
+    end_when_stale(RunPaths(arguments.dir), arguments.attempt)
     die_with_parent(os.getppid() if arguments.parent is None else arguments.parent)
     if arguments.role == "trainer":
         from scalerl.trainer import run_trainer

@@ -6,6 +6,7 @@ continue from their checkpoints in their folders.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -92,16 +93,26 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A run of the folder: where it stands, and its fit or why there is none."""
+    """A run of the folder; it is fitted when its fit is asked for."""
 
     state: RunState
-    recipe: str
-    record: RunRecord | None
-    no_fit: str
+    to: float
+
+    @property
+    def recipe(self) -> str:
+        return split_name(self.state.name)[1]
 
     @property
     def used(self) -> float:
         return self.state.status["gpu_hours"]["total"] if self.state.status else 0.0
+
+    @cached_property
+    def fit(self) -> RunRecord | str:
+        """The fit with its prediction at the target, or why there is none."""
+        try:
+            return fit_record(read_folder(self.state.paths.root), Options(predict=(self.to,)))
+        except ValueError as error:
+            return str(error)
 
 
 def plan_extension(
@@ -122,32 +133,28 @@ def plan_extension(
         ValueError: a chosen run cannot be extended, or none is left to extend.
         SlurmError: squeue failed.
     """
-    candidates = [_candidate(state, to) for state in states_below(path)]
+    candidates = [_Candidate(state=state, to=to) for state in states_below(path)]
     chosen, notes = _choose(candidates, top, by, recipes)
     problems, extensions = [], []
     for candidate in chosen:
         config = read_config(candidate.state.paths)
-        if done := _done(candidate, config, to):
+        new_budget = {"max_gpu_hours": to, "max_steps": None}
+        if sweep_max_gpu_hours is not None:
+            new_budget["sweep_max_gpu_hours"] = sweep_max_gpu_hours
+        extended = config.model_copy(update={"budget": config.budget.model_copy(update=new_budget)})
+        if done := _done(candidate, config, extended):
             notes.append(f"{candidate.state.name} is left alone: {done}")
-        elif problem := _problem(candidate, config, to):
+        elif problem := _problem(candidate, config):
             problems.append(f"{candidate.state.name} {problem}")
         else:
-            extensions.append(_extension(candidate, config, to, sweep_max_gpu_hours))
+            assert isinstance(candidate.fit, RunRecord)
+            extensions.append(Extension(state=candidate.state, config=extended, record=candidate.fit, used=candidate.used))
     if problems:
         raise ValueError(f"nothing was changed: {'; '.join(problems)}")
     if not extensions:
         raise ValueError(f"nothing to extend to {to:g} GPU-hours: {'; '.join(notes)}")
     _check_sweep_budget(candidates, extensions)
     return Plan(path=path, extensions=extensions, notes=notes + _notes(extensions, to))
-
-
-def _candidate(state: RunState, to: float) -> _Candidate:
-    recipe = split_name(state.name)[1]
-    try:
-        record = fit_record(read_folder(state.paths.root), Options(predict=(to,)))
-    except ValueError as error:
-        return _Candidate(state=state, recipe=recipe, record=None, no_fit=str(error))
-    return _Candidate(state=state, recipe=recipe, record=record, no_fit="")
 
 
 def _choose(candidates: list[_Candidate], top: int | None, by: str, recipes: Sequence[str]) -> tuple[list[_Candidate], list[str]]:
@@ -161,11 +168,11 @@ def _choose(candidates: list[_Candidate], top: int | None, by: str, recipes: Seq
         return [candidate for candidate in candidates if candidate.recipe in names], []
     if top < 1:
         raise ValueError(f"--top {top}: at least 1 is needed")
-    fitted = [candidate.record for candidate in candidates if candidate.record is not None]
+    fitted = [candidate.fit for candidate in candidates if isinstance(candidate.fit, RunRecord)]
     if len({record.figure for record in fitted}) > 1:
         raise ValueError("--top compares the recipes of one axis, and these runs are of several: name them with --recipe")
     order = _by_ceiling(fitted) if by == "ceiling" else _by_prediction(fitted)
-    notes = [f"not ranked: {c.state.name}: {c.no_fit}" for c in candidates if c.record is None and c.recipe not in order]
+    notes = [f"not ranked: {c.state.name}: {c.fit}" for c in candidates if isinstance(c.fit, str) and c.recipe not in order]
     notes.append(f"ranked by {by}: {', '.join(order)}")
     return [candidate for candidate in candidates if candidate.recipe in order[:top]], notes
 
@@ -185,17 +192,19 @@ def _by_ceiling(records: list[RunRecord]) -> list[str]:
     return [row.recipe for row in rank(recipes_of(records))] if records else []
 
 
-def _done(candidate: _Candidate, config: RunConfig, to: float) -> str:
+def _done(candidate: _Candidate, config: RunConfig, extended: RunConfig) -> str:
     """Why a run needs nothing more, as after a launcher that died half-way; empty if it does."""
-    limit = config.budget.max_gpu_hours
-    if candidate.state.state in ACTIVE and config.budget.max_steps is None and limit is not None and limit >= to:
-        return f"it is {candidate.state.state} with max_gpu_hours = {limit:g} already"
-    if candidate.used >= to:
+    state, limit = candidate.state.state, config.budget.max_gpu_hours
+    if candidate.used >= candidate.to:
         return f"it has used {candidate.used:.4g} GPU-hours already"
+    if config.budget.max_steps is None and limit is not None and limit >= candidate.to and state in ACTIVE:
+        return f"it is {state} with max_gpu_hours = {limit:g} already"
+    if config == extended and state == "finished":  # within a step of it
+        return f"it has finished with max_gpu_hours = {limit:g}"
     return ""
 
 
-def _problem(candidate: _Candidate, config: RunConfig, to: float) -> str:
+def _problem(candidate: _Candidate, config: RunConfig) -> str:
     """Why a run cannot be extended, with the way out; empty if it can."""
     state, status, limit = candidate.state.state, candidate.state.status or {}, config.budget.max_gpu_hours
     if state in ACTIVE:
@@ -204,25 +213,9 @@ def _problem(candidate: _Candidate, config: RunConfig, to: float) -> str:
         return "was never run: start it with `scalerl sweep` or `scalerl run`"
     if status["final"]:
         return f"has ended for good ({status['reason']}): no budget makes it go on"
-    if limit is not None and to < limit:
+    if limit is not None and candidate.to < limit:
         return f"has a budget of {limit:g} GPU-hours and used {candidate.used:.4g} of them: --to must not be below it"
-    if candidate.record is None:
-        return f"has no curve to predict from ({candidate.no_fit})"
-    return ""
-
-
-def _extension(candidate: _Candidate, config: RunConfig, to: float, sweep_max_gpu_hours: float | None) -> Extension:
-    assert candidate.record is not None
-    changes = {"max_gpu_hours": to, "max_steps": None}
-    if sweep_max_gpu_hours is not None:
-        changes["sweep_max_gpu_hours"] = sweep_max_gpu_hours
-    budget = config.budget.model_copy(update=changes)
-    return Extension(
-        state=candidate.state,
-        config=config.model_copy(update={"budget": budget}),
-        record=candidate.record,
-        used=candidate.used,
-    )
+    return f"has no curve to predict from ({candidate.fit})" if isinstance(candidate.fit, str) else ""
 
 
 def _check_sweep_budget(candidates: list[_Candidate], extensions: list[Extension]) -> None:

@@ -6,6 +6,7 @@ before each publish, so that a left-over process of an earlier attempt can do no
 
 import os
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from scalerl.paths import RunPaths
 
 HEARTBEAT_EXPIRES_S = 60.0
 LOCK_EXPIRES_S = 60.0
+WATCH_S = 5.0
 
 
 class StaleAttempt(RuntimeError):
@@ -36,6 +38,25 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
     current = current_attempt(paths)
     if current != attempt:
         raise StaleAttempt(f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops")
+
+
+def end_when_stale(paths: RunPaths, attempt: int) -> None:
+    """Have this process end soon after a newer attempt claims the folder, also while it has nothing to publish: a role that Slurm
+    can no longer reach would hold its GPU for ever. Exit code 1, after a line on stdout.
+    """
+
+    def watch() -> None:
+        while True:
+            time.sleep(WATCH_S)
+            try:
+                check_attempt(paths, attempt)
+            except StaleAttempt as error:
+                print(f"fenced off: {error}", flush=True)
+                os._exit(1)
+            except OSError:
+                continue  # a shared file system may hiccup; every publish checks for itself
+
+    threading.Thread(target=watch, name="fence", daemon=True).start()
 
 
 def _started_ticks(pid: int) -> int | None:

@@ -125,12 +125,13 @@ def test_a_ceiling_nobody_has_seen_still_gets_a_prediction_and_a_wide_interval(s
         ({"final": True}, 100.0, "has ended for good"),
         ({"budget": ["budget.max_gpu_hours=400"]}, 100.0, "has a budget of 400 GPU-hours and used 60 of them"),
         ({}, 60.0, "it has used 60 GPU-hours already"),
+        ({"budget": ["budget.max_gpu_hours=60.1"]}, 60.1, "it has finished with max_gpu_hours = 60.1"),
         ({"budget": ["budget.max_gpu_hours=60", "budget.sweep_max_gpu_hours=120"]}, 100.0, "--sweep-max-gpu-hours"),
     ],
 )
 def test_a_run_that_cannot_go_on_changes_nothing(sweep, write_run, capsys, changes, to, message):
-    write_run("good" if changes else "same")
-    write_run("other", **changes)
+    for name in ("one", "other"):
+        write_run(name, **changes)
     before = snapshot(sweep)
     assert main(["extend", str(sweep), "--cluster", "local", "--to", str(to), "--yes"]) == 2
     error = capsys.readouterr().err

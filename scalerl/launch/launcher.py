@@ -112,7 +112,7 @@ def _can_go_on(config: RunConfig, state: RunState | None) -> bool:
 
 def _forecast(sweep: Sweep, states: Mapping[str, RunState], names: list[str]) -> Forecast:
     runs = {name: sweep.runs[name] for name in names}
-    spent = {name: (states[name].status or {}).get("gpu_hours", {}).get("total", 0.0) for name in names if name in states}
+    spent = {name: state.status["gpu_hours"]["total"] for name, state in states.items() if state.status}
     runs_dir = Path(sweep.site.runs_dir)
     folders = {*sweep.dir.glob("*"), *runs_dir.glob("*"), *runs_dir.glob("sweeps/*/*")} if runs else set()
     devices = max((_devices(config, sweep) for config in runs.values()), default=1)
@@ -195,10 +195,12 @@ def _submit(sweep: Sweep, names: list[str]) -> int:
 
 
 def _write_folder(sweep: Sweep, name: str) -> RunConfig:
-    """Save the config that the job will read. A run that was started keeps its budget, which `scalerl extend` may have raised."""
+    """Save the config that the job will read. A run that was started keeps its budget, which `scalerl extend` may have raised; the
+    sweep's is the one that was given last."""
     paths, config = sweep.paths(name), sweep.runs[name]
     if paths.status.exists():
-        budget = read_config(paths).budget
+        budget, limit = read_config(paths).budget, config.budget.sweep_max_gpu_hours
+        budget = budget.model_copy(update={"sweep_max_gpu_hours": limit or budget.sweep_max_gpu_hours})
         config = config.model_copy(update={"budget": budget})
     paths.root.mkdir(parents=True, exist_ok=True)
     save_config(paths, config)

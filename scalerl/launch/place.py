@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scalerl.config import RunConfig
+from scalerl.fence import HEARTBEAT_EXPIRES_S, claim_attempt
 from scalerl.launch import slurm
 from scalerl.launch.local import local_layout, visible_gpus
 from scalerl.launch.processes import Layout, num_devices
 from scalerl.launch.site import load_site
 from scalerl.launch.steps import step_layout
 from scalerl.metrics import ComputeLedger, Interval
+from scalerl.paths import RunPaths
 
 
 class Place(Protocol):
@@ -119,3 +121,20 @@ def open_place() -> Place:
     """
     job_id = slurm.job_id_here()
     return SlurmJob(job_id) if job_id else LocalMachine()
+
+
+def claim(paths: RunPaths, place: Place) -> int:
+    """Claim the folder. In a Slurm job, first wait until the heartbeat of a supervisor that died on another node has expired.
+
+    Raises:
+        ValueError: another supervisor is alive in the folder.
+    """
+    end_s = time.monotonic() + (HEARTBEAT_EXPIRES_S + 10 if place.job_id else 0)
+    while True:
+        try:
+            return claim_attempt(paths, place.job_id)
+        except ValueError as error:
+            if time.monotonic() > end_s:
+                raise
+            print(f"{error}; waiting for its heartbeat to expire", flush=True)
+            time.sleep(5)

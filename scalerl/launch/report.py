@@ -8,6 +8,7 @@ from scalerl.config import RunConfig
 from scalerl.curve.window import MIN_POINTS, Window
 from scalerl.files import read_json
 from scalerl.paths import RunPaths
+from scalerl.spool.policy import pending_evaluations
 
 
 def latest(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -67,8 +68,11 @@ def limit_reached(config: RunConfig, paths: RunPaths, rows: list[dict[str, Any]]
     return None, False
 
 
-def budget_used_up(config: RunConfig, paths: RunPaths, status: dict[str, Any]) -> bool:
-    """Whether a run that ended by itself has ended for good, or its budget allows no further step."""
+def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
+    """Whether the run in the folder has ended by itself, for good or because its budget allows no further step."""
+    if not paths.status.exists() or pending_evaluations(paths):
+        return False
+    status = read_json(paths.status)
     if status["state"] != "finished" or status["final"]:
         return status["state"] == "finished"
     budget, total = config.budget, status["gpu_hours"]["total"]

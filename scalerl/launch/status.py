@@ -1,8 +1,11 @@
 """`scalerl status`: a table of the runs of a sweep, or everything about one run. Read from small files and one squeue."""
 
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,18 @@ def status_report(path: Path, width: int | None = None) -> str:
     """
     states = states_below(path)
     return run_details(states[0]) if RunPaths(path).config.exists() else sweep_table(states, width)
+
+
+def show(path: Path, every_s: float | None) -> None:
+    """Print the report; with `every_s` again and again in its place, until Ctrl-C."""
+    terminal = sys.stdout.isatty()
+    with suppress(KeyboardInterrupt):
+        while True:
+            report = status_report(path, shutil.get_terminal_size().columns if terminal else None)
+            print(f"\x1b[H\x1b[2J{report}" if terminal and every_s is not None else report, flush=True)
+            if every_s is None:
+                return
+            time.sleep(every_s)
 
 
 def states_below(path: Path) -> list[RunState]:

@@ -8,38 +8,28 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.fence import HEARTBEAT_EXPIRES_S, StaleAttempt, check_attempt, claim_attempt, heartbeat, release_attempt
+from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
 from scalerl.launch.folder import check_inputs, check_run_folder, save_config
 from scalerl.launch.loggers import open_loggers
-from scalerl.launch.place import Place, open_place
+from scalerl.launch.place import claim, open_place
 from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.launch.progress import Progress, status_line
-from scalerl.launch.report import budget_used_up, ceiling, latest, limit_reached
-from scalerl.launch.slurm import PREEMPTING, TIMEOUT, SlurmError
+from scalerl.launch.report import budget_used_up, ceiling, latest
+from scalerl.launch.slurm import TIMEOUT, SlurmError
+from scalerl.launch.stopping import JobEnds, RunFailed, Stopping
 from scalerl.metrics import ComputeLedger, MetricsWriter
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import pending_evaluations
 
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
-GENERATOR_STOP_S = 10.0
-EARLY_WARNING_S = 60.0
-"""Slurm's warning may come so long before it is due; then the clock decides."""
+ROLE_STOP_S = 10.0
 EXIT_CODES = {"finished": 0, "requeued": 75, "stopped": 130}
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = EXIT_CODES["finished"], 1, EXIT_CODES["stopped"]
-
-
-class RunFailed(RuntimeError):
-    """A role cannot be kept up; the message names it, its last error and its log."""
-
-
-class JobEnds(RuntimeError):
-    """Slurm takes the job away now; the message is Slurm's word for why."""
 
 
 class Supervisor:
@@ -64,15 +54,8 @@ class Supervisor:
         self.progress = Progress()
         self.loggers = open_loggers(paths, config)
         self._allocation = self.place.open_ledger(config, self.ledger)
-        self._stop_reason: str | None = None
-        self._stop_deadline_s = 0.0
-        self._requeue = False
-        """Whether this stop is for Slurm's sake: the job is to be started again."""
-        self._final = False
-        """Whether the run has ended for good: a larger budget would not make it go on."""
+        self.stopping = Stopping(config, paths, self.place, self.progress.note)
         self._saved_s = 0.0
-        self._interrupts = 0
-        self._warned = False
         self._curve: dict[str, Any] | None = ceiling(self.metrics.rows)
         self._last_error = ""
 
@@ -80,26 +63,20 @@ class Supervisor:
         """Run to the end of the budget, of the job, an interrupt or a failure; returns the exit code."""
         self.paths.stop.unlink(missing_ok=True)
         self._link_logs()
-        handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._warn)
         state, reason = "failed", "the supervisor ended unexpectedly"
-        try:
-            self._start_trainers()
-            for process in [*self.layout.generators, self.layout.evaluator]:
-                process.start(self.paths, self.attempt, self.ledger)
-            state, reason = self._watch()
-        except RunFailed as error:
-            reason = str(error)
-        except JobEnds as error:
-            state, reason = self._after_job_ends(str(error))
-        except StaleAttempt as error:
-            reason = str(error)
-        finally:
-            for number in handlers:
-                signal.signal(number, signal.SIG_IGN)  # nothing may cut the clean-up short
-            state, reason = self._end(state, reason)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with self.stopping.signals() as ignore_signals:
+            try:
+                self._start_trainers()
+                for process in [*self.layout.generators, self.layout.evaluator]:
+                    process.start(self.paths, self.attempt, self.ledger)
+                state, reason = self._watch()
+            except (RunFailed, StaleAttempt) as error:
+                reason = str(error)
+            except JobEnds as error:
+                state, reason = self._after_job_ends(str(error))
+            finally:
+                ignore_signals()  # nothing may cut the clean-up short
+                state, reason = self._end(state, reason)
         self.progress.note(f"run {state}: {reason} | {status_line(self.config, self.metrics.rows, self.ledger.gpu_hours())}")
         return EXIT_CODES.get(state, EXIT_FAILED)
 
@@ -117,20 +94,19 @@ class Supervisor:
     def _watch(self) -> tuple[str, str]:
         """Keep the roles up until the trainer has ended by itself; then let the evaluator finish. Returns (state, reason)."""
         self._loop(until=self._trainers_ended, watched=[*self.layout.generators, self.layout.evaluator])
-        reason = self._stop_reason or self._own_end()
+        reason = self.stopping.reason or self._own_end()
         for process in self.layout.generators:
             process.signal(signal.SIGTERM)
-        if self._requeue:
+        if self.stopping.requeue:
             return "requeued", reason
-        if self._interrupts:
+        if self.stopping.interrupts:
             return "stopped", f"{reason}; the same command continues it"
-        for process in self.layout.generators:
-            process.stop(GENERATOR_STOP_S)
+        self._stop(self.layout.generators)
         deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
         self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.layout.evaluator])
-        if self._requeue and pending_evaluations(self.paths):
-            return "requeued", f"{self._stop_reason} before the last evaluation ({reason})"
-        if self._interrupts:
+        if self.stopping.requeue and pending_evaluations(self.paths):
+            return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
+        if self.stopping.interrupts:
             return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
         return "finished", reason
 
@@ -140,7 +116,7 @@ class Supervisor:
         max_steps = self.config.budget.max_steps
         if max_steps is not None and self._last_step() >= max_steps:
             return "max_steps reached"
-        self._final = True
+        self.stopping.final = True
         return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"
 
     def _last_step(self) -> int:
@@ -151,7 +127,7 @@ class Supervisor:
             for process in watched:
                 self._restart_if_dead(process)
             self._collect()
-            self._check_limits()
+            self.stopping.check(self.metrics.rows, self.ledger.gpu_hours()["total"], self.layout.trainers[0].running)
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
                 self._save("running", "")
             if self.progress.due():
@@ -182,21 +158,21 @@ class Supervisor:
         Raises:
             RunFailed: it died too often, or while the run was stopping. JobEnds: the job is gone.
         """
-        self._check_job()
-        if self._requeue:
+        self.stopping.check_job()
+        if self.stopping.requeue:
             return False
         process.num_deaths += 1
         cause = f"{process.name} died with exit code {code} ({process.last_error()}); log: {process.log}"
         self._last_error = cause
-        if self._stop_reason is not None and process.role == "trainer":
-            raise RunFailed(f"while stopping ({self._stop_reason}), {cause}")
+        if self.stopping.reason is not None and process.role == "trainer":
+            raise RunFailed(f"while stopping ({self.stopping.reason}), {cause}")
         if process.num_deaths > self.config.launch.max_restarts:
             raise RunFailed(f"{cause}; it had been restarted {process.num_deaths - 1} times already (launch.max_restarts)")
         self.progress.note(f"{cause}; starting it again")
         return True
 
     def _evaluated(self, deadline_s: float) -> bool:
-        if self._interrupts or self._requeue or not pending_evaluations(self.paths):
+        if self.stopping.interrupts or self.stopping.requeue or not pending_evaluations(self.paths):
             return True
         if time.monotonic() > deadline_s:
             waited_s = self.config.launch.evaluation_deadline_s
@@ -215,82 +191,13 @@ class Supervisor:
                     f"held-out pass rate {row['pass_rate']:.4f} at step {row['step']}, {row['gpu_hours']:.4g} GPU-hours"
                 )
 
-    def _check_limits(self) -> None:
-        """Ask the trainer to end when the job or a budget ends; a trainer that does not end in time is an error."""
-        if not self._requeue:
-            self._check_time()
-        if self._stop_reason is None:
-            reason = self._limit_reached()
-            if reason is not None:
-                self._request_stop(reason)
-        elif self.layout.trainers[0].running and time.monotonic() > self._stop_deadline_s and not self._requeue:
-            limit_s = self.config.launch.stop_deadline_s
-            raise RunFailed(
-                f"stopping ({self._stop_reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)"
-            )
-
-    def _check_time(self) -> None:
-        """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
-        remaining_s = self.place.remaining_s()
-        if remaining_s is not None and remaining_s <= 0:
-            return self._leave_job("the job's time limit is near")
-        if self._warned or (self._interrupts and self._stop_reason is None):
-            self._check_job()
-        if self._warned and not self._requeue:
-            self._warned = False
-            if remaining_s is None or remaining_s > EARLY_WARNING_S:
-                self._leave_job("asked to by SIGUSR1")
-
-    def _check_job(self) -> None:
-        """Find out whether Slurm is taking the job away: with grace, or now.
-
-        Raises:
-            JobEnds: now.
-        """
-        ending = self.place.ending()
-        if ending == PREEMPTING:
-            self._leave_job("preempted")
-        elif ending is not None:
-            raise JobEnds(ending)
-
-    def _leave_job(self, reason: str) -> None:
-        self._requeue = True
-        if self._stop_reason is None:
-            self._request_stop(reason)
-
     def _after_job_ends(self, ending: str) -> tuple[str, str]:
         """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
-        self._requeue = ending == TIMEOUT
-        return "requeued" if self._requeue else "stopped", f"Slurm ended the job: {ending}"
-
-    def _limit_reached(self) -> str | None:
-        if self._interrupts:
-            return "interrupted"
-        reason, self._final = limit_reached(self.config, self.paths, self.metrics.rows, self.ledger.gpu_hours()["total"])
-        return reason
-
-    def _request_stop(self, reason: str) -> None:
-        self._stop_reason = reason
-        self._stop_deadline_s = time.monotonic() + self.config.launch.stop_deadline_s
-        write_json(self.paths.stop, {"reason": reason})
-        self.progress.note(f"stopping: {reason}; the trainer ends its step and checkpoints")
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupts += 1
-        if self._interrupts > 1 and not self._requeue:
-            raise RunFailed(
-                "interrupted twice: stopped without a last checkpoint; the same command continues from the one before"
-            )
-
-    def _warn(self, number: int, frame: FrameType | None) -> None:
-        self._warned = True
+        return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
     def _end(self, state: str, reason: str) -> tuple[str, str]:
         """End every process, write the last word and give the folder free; unless a newer attempt owns it."""
-        for process in self.layout.processes:
-            process.signal(signal.SIGTERM)
-        for process in self.layout.processes:
-            process.stop(GENERATOR_STOP_S)
+        self._stop(self.layout.processes)
         try:
             self._collect()
             for pinned in self.paths.weights.glob(".generator-*"):  # of a generator that was killed
@@ -304,6 +211,13 @@ class Supervisor:
         except StaleAttempt as error:
             return "fenced off", str(error)
         return state, reason
+
+    def _stop(self, processes: list[RoleProcess]) -> None:
+        for process in processes:
+            process.signal(signal.SIGTERM)
+        end_s = time.monotonic() + ROLE_STOP_S
+        for process in processes:
+            process.stop(max(0.0, end_s - time.monotonic()))
 
     def _requeue_job(self, reason: str) -> tuple[str, str]:
         try:
@@ -321,7 +235,7 @@ class Supervisor:
         status = {
             "state": state,
             "reason": reason,
-            "final": self._final,
+            "final": self.stopping.final,
             "attempt": self.attempt,
             "job_id": self.place.job_id,
             "step": self._last_step(),
@@ -334,23 +248,6 @@ class Supervisor:
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
 
 
-def claim(paths: RunPaths, place: Place) -> int:
-    """Claim the folder. In a Slurm job, first wait until the heartbeat of a supervisor that died on another node has expired.
-
-    Raises:
-        ValueError: another supervisor is alive in the folder.
-    """
-    end_s = time.monotonic() + (HEARTBEAT_EXPIRES_S + 10 if place.job_id else 0)
-    while True:
-        try:
-            return claim_attempt(paths, place.job_id)
-        except ValueError as error:
-            if time.monotonic() > end_s:
-                raise
-            print(f"{error}; waiting for its heartbeat to expire", flush=True)
-            time.sleep(5)
-
-
 def run(config: RunConfig, paths: RunPaths) -> int:
     """Run or continue the run in the folder `paths`; returns the exit code.
 
@@ -359,9 +256,7 @@ def run(config: RunConfig, paths: RunPaths) -> int:
     """
     if paths.config.exists():
         check_run_folder(paths, config)
-        if paths.status.exists() and not pending_evaluations(paths):
-            status = read_json(paths.status)
-            if budget_used_up(config, paths, status):
-                print(f"{paths.root} has finished ({status['reason']}); raise budget.* to go beyond a budget")
-                return EXIT_FINISHED
+        if budget_used_up(config, paths):
+            print(f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget")
+            return EXIT_FINISHED
     return Supervisor(config, paths).run()

@@ -29,7 +29,7 @@ def simulate(seed: int = 0, compute=COMPUTE) -> Window:
 def test_closed_form_equals_brute_force_over_r0_and_a():
     """Evidence and moments of (R0, A) in single cells, by quadrature of likelihood x prior."""
     window, prior = simulate(), PUBLISHED
-    grid, noises, parts = integrate_all(window, prior)
+    grids, noises, parts = integrate_all(window, prior)
     r0, a = (axis.ravel() for axis in np.meshgrid(np.linspace(0.37, 0.43, 121), np.linspace(0.4, 1.0, 1201)))
     area = (0.06 / 120) * (0.6 / 1200)
     gap = np.abs(np.log(COMPUTE)[:, None] - np.log(COMPUTE))
@@ -37,7 +37,7 @@ def test_closed_form_equals_brute_force_over_r0_and_a():
         noise, part = noises[node], parts[node]
         covariance = np.diag((noise.scatter * window.binomial_sd) ** 2)
         covariance += noise.wander_sd**2 * np.exp(-gap / prior.wander_length)
-        log_b, log_c_mid = grid.cells[cell]
+        log_b, log_c_mid = grids[noise.wander_sd > 0].cells[cell]
         s = expit(np.exp(log_b) * (np.log(COMPUTE) - log_c_mid))
         curves = r0[:, None] * (1 - s) + a[:, None] * s
         density = multivariate_normal(np.zeros(9), covariance).pdf(window.pass_rate - curves)

@@ -47,8 +47,11 @@ def squeue(settings: dict) -> None:
     for job_id, job in load().items():
         if job.get("forgotten") or not (every or job["state"] in ACTIVE) or option("name") not in (None, job["name"]):
             continue
+        line = option("format")
         words = {"%i": job_id, "%F": job_id.split("_")[0], "%T": job["state"], "%r": job["reason"], "%j": job["name"]}
-        print(re.sub("%[a-zA-Z]", lambda match: words[match[0]], option("format")))
+        for field, word in words.items():
+            line = line.replace(field, word)
+        print(line)
 
 
 def sacct(settings: dict) -> None:

@@ -104,6 +104,15 @@ def test_wall_time_is_waves_of_the_throttle_and_spent_hours_are_not_spent_again(
     assert [line.split()[0] for line in forecast.lines()] == ["GPU-hours", "wall", "disk"]
 
 
+def test_a_sweep_takes_no_more_than_what_is_left_of_its_budget(model):
+    config = build_config({"model.path": model, "budget.max_gpu_hours": 80.0, "budget.sweep_max_gpu_hours": 100.0})
+    forecast = forecast_sweep({"a": config, "b": config}, {"a": 30.0, "finished": 20.0}, devices=8, at_once=2, rates={})
+    assert forecast.gpu_hours.value == 50
+    assert forecast.gpu_hours.source.startswith("what is left of 100 (budget.sweep_max_gpu_hours)")
+    enough = forecast_sweep({"a": config}, {}, devices=8, at_once=2, rates={})
+    assert (enough.gpu_hours.value, enough.gpu_hours.source) == (80, "1 x 80 (budget.max_gpu_hours)")
+
+
 def test_disk_is_checkpoints_weights_and_rollouts(model):
     values = {"model.path": model, "checkpoint.keep": 2, "checkpoint.every_steps": 50, "off_policy.k": 9}
     values |= {"batch.prompts": 10, "batch.generations_per_prompt": 10, "length.max_thinking_tokens": 12_000}

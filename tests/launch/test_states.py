@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def tell(run: RunPaths, state: str, *, age_s: float = 0.0, **values) -> None:
 
 
 def own(run: RunPaths, *, host: str, pid: int, age_s: float = 0.0, job_id: str | None = None) -> None:
-    started = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[19]
+    started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
     owner = {"attempt": 1, "host": host, "pid": pid, "started_ticks": int(started), "job_id": job_id}
     write_json(run.attempt, owner)
     os.utime(run.attempt, (NOW - age_s, NOW - age_s))
@@ -123,9 +124,7 @@ def test_a_finished_run_whose_budget_was_raised_can_go_on(run, values, budget, s
 
 def submitted(sweep_dir, *runs: str, number: int = 0, job_id: str | None = "7", age_s: float = 100.0) -> Submission:
     submissions_dir(sweep_dir).mkdir(exist_ok=True)
-    record = Submission(
-        id=f"{number:04d}-x", job_name=f"unique{number}", runs=list(runs), submitted_s=NOW - age_s, job_id=job_id
-    )
+    record = Submission(id=f"{number:04d}-x", job_name=f"unique{number}", runs=list(runs), submitted_s=NOW - age_s, job_id=job_id)
     write_submission(sweep_dir, record)
     return record
 

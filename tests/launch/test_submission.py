@@ -120,7 +120,7 @@ def test_retry_of_one_run_is_a_plain_job_and_keeps_a_raised_budget(sweep, fake_s
     assert sweep("--retry", "launch.max_restarts=9") == 0
     assert "1 of them keep another budget" in capsys.readouterr().out
     assert "--array" not in fake_slurm.scripts()[1]
-    assert [state.job_id for state in sweep_states(tmp_path / "sweep")][0] == "2"
+    assert sweep_states(tmp_path / "sweep")[0].job_id == "2"
     written = read_json(config)["config"]
     assert (written["budget"]["max_steps"], written["launch"]["max_restarts"]) == (16_000, 9)
 
@@ -257,6 +257,16 @@ def test_many_gpu_hours_need_a_yes(sweep, fake_slurm, capsys):
     # only what is about to be submitted counts
     assert sweep(hours, "budget.max_steps=100000000", "--seeds", "2", "--confirm-above", "1201") == 0
     assert len(fake_slurm.scripts()) == 2
+
+
+def test_the_budget_of_the_sweep_reaches_every_run_and_the_newest_one_counts(sweep, fake_slurm, tmp_path):
+    assert sweep("--max-gpu-hours", "5") == 0
+    configs = [tmp_path / "sweep" / name / "config.json" for name in NAMES[::2]]
+    assert {read_json(path)["config"]["budget"]["sweep_max_gpu_hours"] for path in configs} == {5.0}
+    end_run(configs[0].parent, "failed")
+    fake_slurm.change("1_0", state="FAILED")
+    assert sweep("--retry", "--max-gpu-hours", "8") == 0
+    assert [read_json(path)["config"]["budget"]["sweep_max_gpu_hours"] for path in configs] == [8.0, 5.0, 5.0, 5.0]
 
 
 def test_a_dry_run_writes_nothing_and_asks_no_slurm(sweep, fake_slurm, tmp_path, capsys):

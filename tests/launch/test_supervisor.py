@@ -282,3 +282,41 @@ def test_a_refused_command_changes_nothing_in_a_live_run(paths, make_config, scr
     sleeper.kill()
     sleeper.wait()
     assert paths.config.read_text() == before
+
+
+def test_a_supervisor_that_is_fenced_off_writes_nothing_more(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            if index == 0: step_row(1)
+            time.sleep(1.0)
+            attempt = json.loads((folder / "attempt.json").read_text())
+            (folder / "attempt.json").write_text(json.dumps(attempt | {"attempt": 7}))
+            (folder / "metrics.jsonl").write_text("theirs")
+            (folder / "status.json").write_text("theirs")
+            step_row(2)
+        """
+    )
+    assert run(make_config("trainer.num_ranks=1"), paths) == 1
+    assert (paths.metrics.read_text(), paths.status.read_text()) == ("theirs", "theirs")
+    assert read_json(paths.attempt)["attempt"] == 7
+    assert processes_of(paths) == []
+
+
+def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            while not (folder / "stop.json").exists(): time.sleep(0.02)
+            sys.exit(0)
+        """
+    )
+    sibling = paths.root.parent / "sibling"
+    sibling.mkdir()
+    (sibling / "status.json").write_text(json.dumps({"gpu_hours": {"total": 2.0}}))
+    assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
+    status = read_json(paths.status)
+    assert "sweep_max_gpu_hours = 2.0001 reached" in status["reason"]
+    assert 0.0001 <= status["gpu_hours"]["total"] < 0.01
+    assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
+    assert read_json(paths.attempt)["attempt"] == 1, "nothing is left to spend"

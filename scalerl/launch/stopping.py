@@ -1,0 +1,124 @@
+"""Why and when an attempt at a run ends: budgets, signals, and the end of its Slurm job."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from scalerl.config import RunConfig
+from scalerl.files import write_json
+from scalerl.launch.place import Place
+from scalerl.launch.report import limit_reached
+from scalerl.launch.slurm import PREEMPTING
+from scalerl.paths import RunPaths
+
+EARLY_WARNING_S = 60.0
+"""Slurm's warning may come so long before it is due; then the clock decides."""
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the message says why and where to look."""
+
+
+class JobEnds(RuntimeError):
+    """Slurm takes the job away now; the message is Slurm's word for why."""
+
+
+class Stopping:
+    """Watches for reasons to stop, and asks the trainer to: it ends its step, checkpoints and exits."""
+
+    def __init__(self, config: RunConfig, paths: RunPaths, place: Place, note: Callable[[str], None]) -> None:
+        """`note` shows a line to the user."""
+        self._config, self._paths, self._place, self._note = config, paths, place, note
+        self.reason: str | None = None
+        self.requeue = False
+        """Whether this is for Slurm's sake: the job is to be started again."""
+        self.final = False
+        """Whether the run has ended for good: a larger budget would not make it go on."""
+        self.interrupts = 0
+        self._warned = False
+        self._deadline_s = 0.0
+
+    @contextmanager
+    def signals(self) -> Iterator[Callable[[], None]]:
+        """Handle SIGINT, SIGTERM and SIGUSR1; yields a function that makes the process deaf to them."""
+        handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._warn)
+
+        def ignore() -> None:
+            for number in handlers:
+                signal.signal(number, signal.SIG_IGN)
+
+        try:
+            yield ignore
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupts += 1
+        if self.interrupts > 1 and not self.requeue:
+            raise RunFailed(
+                "interrupted twice: stopped without a last checkpoint; the same command continues from the one before"
+            )
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self._warned = True
+
+    def check(self, rows: list[dict[str, Any]], total: float, trainer_running: bool) -> None:
+        """Ask the trainer to stop when there is reason to, from the metric rows and the GPU-hours so far.
+
+        Raises:
+            JobEnds: the job is gone. RunFailed: a trainer asked to stop did not within launch.stop_deadline_s.
+        """
+        if not self.requeue:
+            self._check_time()
+        if self.reason is None:
+            self._check_limits(rows, total)
+        elif trainer_running and not self.requeue and time.monotonic() > self._deadline_s:
+            limit_s = self._config.launch.stop_deadline_s
+            raise RunFailed(f"stopping ({self.reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)")
+
+    def _check_time(self) -> None:
+        """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
+        remaining_s = self._place.remaining_s()
+        if remaining_s is not None and remaining_s <= 0:
+            return self._leave_job("the job's time limit is near")
+        if self._warned or (self.interrupts and self.reason is None):
+            self.check_job()
+        if self._warned and not self.requeue:
+            self._warned = False
+            if remaining_s is None or remaining_s > EARLY_WARNING_S:
+                self._leave_job("asked to by SIGUSR1")
+
+    def check_job(self) -> None:
+        """Find out whether Slurm is taking the job away: with grace, or now.
+
+        Raises:
+            JobEnds: now.
+        """
+        ending = self._place.ending()
+        if ending == PREEMPTING:
+            self._leave_job("preempted")
+        elif ending is not None:
+            raise JobEnds(ending)
+
+    def _leave_job(self, reason: str) -> None:
+        self.requeue = True
+        if self.reason is None:
+            self._ask(reason)
+
+    def _check_limits(self, rows: list[dict[str, Any]], total: float) -> None:
+        if self.interrupts:
+            return self._ask("interrupted")
+        reason, self.final = limit_reached(self._config, self._paths, rows, total)
+        if reason is not None:
+            self._ask(reason)
+
+    def _ask(self, reason: str) -> None:
+        self.reason = reason
+        self._deadline_s = time.monotonic() + self._config.launch.stop_deadline_s
+        write_json(self._paths.stop, {"reason": reason})
+        self._note(f"stopping: {reason}; the trainer ends its step and checkpoints")

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# One ScaleRL run on two kinds of node: 16 trainer ranks on the first, 63 generators and the evaluator on the second.
+#
+#   sbatch slurm/scalerl_het.sh model.path=... data.train=... data.heldout=... [FILE.toml ...] [key=value ...]
+#
+# As scalerl_100k.sh in everything else: it goes on through time limits, preemptions and dead nodes until its budget is used.
+#
+#SBATCH --job-name=scalerl_het --dependency=singleton
+#SBATCH --requeue --open-mode=append --output=%x-%j.out
+#SBATCH --signal=B:USR1@600
+#
+# --- what a site must change ----------------------------------------------------------------------------------------------------
+##SBATCH --account=myproject
+#SBATCH --nodes=2 --gpus-per-node=8
+#SBATCH --ntasks-per-node=1 --cpus-per-task=64 --mem=0
+#SBATCH --time=24:00:00
+##SBATCH --partition=large_memory_gpu
+#SBATCH hetjob
+#SBATCH --nodes=16 --gpus-per-node=4
+#SBATCH --ntasks-per-node=1 --cpus-per-task=32 --mem=0
+##SBATCH --partition=small_gpu
+RUN_DIR=${RUN_DIR:-runs/scalerl_het}        # on a file system that every node sees
+PYTHON=${PYTHON:-.venv/bin/python}          # made by `make setup`; relative to where sbatch is called
+# module load cuda/12.8
+# Container and srun flags of the steps: slurm/site.toml. Model and data: above, or in sweeps/base.toml.
+# --------------------------------------------------------------------------------------------------------------------------------
+
+exec "$PYTHON" -m scalerl run sweeps/base.toml sweeps/scale/16k.toml --dir "$RUN_DIR" "$@"
