@@ -308,7 +308,9 @@ def _fit(arguments: argparse.Namespace) -> int | None:
 
 
 def _add_doctor(commands) -> None:
-    parser = commands.add_parser("doctor", help="check the site: Slurm, partition, nodes, shared folder, clocks; says what to fix")
+    parser = commands.add_parser(
+        "doctor", help="check the site: Slurm, partition, nodes, shared folder, clocks; says what to fix"
+    )
     parser.add_argument("--site", type=Path, metavar="FILE", help="default: $SCALERL_SITE, else slurm/site.toml")
     parser.set_defaults(command=_doctor)
 

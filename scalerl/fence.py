@@ -18,6 +18,8 @@ from scalerl.paths import RunPaths
 HEARTBEAT_EXPIRES_S = 60.0
 LOCK_EXPIRES_S = 60.0
 WATCH_S = 5.0
+RELEASED = 0
+"""Process id of the owner of a folder that was given free."""
 
 
 class StaleAttempt(RuntimeError):
@@ -41,8 +43,8 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
 
 
 def end_when_stale(paths: RunPaths, attempt: int) -> None:
-    """Have this process end soon after a newer attempt claims the folder, also while it has nothing to publish: a role that Slurm
-    can no longer reach would hold its GPU for ever. Exit code 1, after a line on stdout.
+    """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that Slurm can no longer
+    reach would hold its GPU for ever. Exit code 1, after a line on stdout.
     """
 
     def watch() -> None:
@@ -50,6 +52,8 @@ def end_when_stale(paths: RunPaths, attempt: int) -> None:
             time.sleep(WATCH_S)
             try:
                 check_attempt(paths, attempt)
+                if read_json(paths.attempt)["pid"] == RELEASED:
+                    raise StaleAttempt(f"attempt {attempt} has ended")
             except StaleAttempt as error:
                 print(f"fenced off: {error}", flush=True)
                 os._exit(1)
@@ -140,5 +144,5 @@ def release_attempt(paths: RunPaths, attempt: int) -> None:
     """
     check_attempt(paths, attempt)
     owner = read_json(paths.attempt)
-    write_json(paths.attempt, owner | {"pid": 0, "started_ticks": -1, "host": socket.gethostname()})
+    write_json(paths.attempt, owner | {"pid": RELEASED, "started_ticks": -1, "host": socket.gethostname()})
     os.utime(paths.attempt, (0, 0))

@@ -31,6 +31,11 @@ class RunPaths:
         return self.root / "stop.json"
 
     @property
+    def end(self) -> Path:
+        """How the trainer of an attempt ended; without it, it died, whatever its exit code."""
+        return self.root / "end.json"
+
+    @property
     def compute(self) -> Path:
         """The ledger of device time: one interval for every process started."""
         return self.root / "compute.json"

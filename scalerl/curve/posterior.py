@@ -12,7 +12,6 @@ import numpy as np
 from scipy.special import expit, ndtr, ndtri
 
 from scalerl.curve.draws import Draws
-from scalerl.curve.least_squares import B_RANGE
 from scalerl.curve.prior import Prior
 from scalerl.curve.sigmoid import FloatArray
 from scalerl.curve.window import Window, merge
@@ -20,7 +19,7 @@ from scalerl.curve.window import Window, merge
 NUM_DRAWS = 4000
 GRID_SHAPE = (25, 41)
 COARSE_SHAPE = (17, 27)
-ZOOMS = 3
+ZOOMS = 4
 MAX_POINTS = 400
 """Longer windows are merged to this many points first: the wander's covariance is a dense matrix."""
 KEEP_LOG = 12.0
@@ -119,7 +118,7 @@ def log_prior(cells: FloatArray, window: Window, prior: Prior) -> FloatArray:
 def _first_box(window: Window, prior: Prior) -> FloatArray:
     reach = 4 * prior.log_c_mid_sd
     middle = window.log_compute.mean()
-    return np.array([np.log(B_RANGE), [middle - reach, middle + reach]])
+    return np.array([[np.log(0.15), np.log(15.0)], [middle - reach, middle + reach]])
 
 
 def _basis(window: Window, prior: Prior) -> Basis:

@@ -87,7 +87,7 @@ def forecast_sweep(
         gpu_hours=Estimate(value=total if complete else None, source=sources),
         wall_h=Estimate(
             value=wall_h if len(known) == len(runs) else None,
-            source=f"{devices} devices a run, {min(at_once, len(runs))} runs at once; waiting in the queue comes on top",
+            source=f"{devices} devices a run, {min(at_once, len(runs))} at a time, no waiting in between",
         ),
         disk_gb=Estimate(
             value=None if any(disk.value is None for disk in disks) else sum(disk.value or 0.0 for disk in disks),
@@ -114,10 +114,7 @@ def gpu_hours(config: RunConfig, rates: Mapping[str, float]) -> Estimate:
     if steps is not None:
         rate, source = rates.get(shape(config.model_dump(mode="json"))), "measured in earlier runs of this shape"
         if rate is None:
-            rate, source = (
-                model_rate(config),
-                "of the model from the paper's 257 GPU-hours a 100 steps; no earlier run of this shape",
-            )
+            rate, source = model_rate(config), f"scaled from the paper's {PAPER_GPU_HOURS_PER_STEP}: no earlier run of this shape"
         if rate is not None:
             candidates.append(Estimate(value=steps * rate, source=f"{steps} steps of {rate:.3g} GPU-hours, {source}"))
     if not candidates:
@@ -169,7 +166,9 @@ def disk_gb(config: RunConfig) -> Estimate:
     spool = completions * config.length.max_completion_tokens * ROLLOUT_TOKEN_BYTES
     parts = (checkpoints / 1e9, WEIGHT_COPIES * weight_bytes / 1e9, spool / 1e9)
     numbers = [_number(part) for part in parts]
-    return Estimate(value=sum(parts), source=f"at most {numbers[0]} checkpoints + {numbers[1]} weights + {numbers[2]} rollouts")
+    return Estimate(
+        value=sum(parts), source=f"at most {numbers[0]} of checkpoints, {numbers[1]} of weights, {numbers[2]} of rollouts"
+    )
 
 
 def shape(config: Mapping[str, Any]) -> str:

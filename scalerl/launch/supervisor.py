@@ -87,6 +87,7 @@ class Supervisor:
 
     def _start_trainers(self) -> None:
         rendezvous = {"MASTER_ADDR": self.layout.trainer_address, "MASTER_PORT": str(free_port())}
+        self.paths.end.unlink(missing_ok=True)
         for process in self.layout.trainers:
             process.environment |= rendezvous
             process.start(self.paths, self.attempt, self.ledger)
@@ -113,8 +114,7 @@ class Supervisor:
     def _own_end(self) -> str:
         """Why the trainer ended without being asked to."""
         self._collect()
-        max_steps = self.config.budget.max_steps
-        if max_steps is not None and self._last_step() >= max_steps:
+        if not read_json(self.paths.end)["exhausted"]:
             return "max_steps reached"
         self.stopping.final = True
         return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"
@@ -139,13 +139,17 @@ class Supervisor:
         trainers = self.layout.trainers
         codes = {process.name: process.poll() for process in trainers}
         dead = [process for process in trainers if codes[process.name] not in (None, 0)]
-        if dead:
-            # the other ranks wait in a collective for the dead one
-            for process in trainers:
-                process.stop(0)
-            if self._may_restart(dead[0], codes[dead[0].name]):
-                self._start_trainers()
-        return not any(process.running for process in trainers)
+        if not dead and any(process.running for process in trainers):
+            return False
+        if not dead and self.paths.end.exists():
+            return True
+        dead = dead or trainers
+        # the other ranks wait in a collective for the dead one
+        for process in trainers:
+            process.stop(0)
+        if self._may_restart(dead[0], codes[dead[0].name]):
+            self._start_trainers()
+        return self.stopping.requeue
 
     def _restart_if_dead(self, process: RoleProcess) -> None:
         code = process.poll()

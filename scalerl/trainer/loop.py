@@ -11,7 +11,7 @@ from torch import distributed as dist
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.fence import check_attempt
-from scalerl.files import read_json
+from scalerl.files import read_json, write_json
 from scalerl.inference.stop import StopSignal
 from scalerl.metrics import post_row
 from scalerl.paths import RunPaths
@@ -66,7 +66,7 @@ class Trainer:
 
     def run(self) -> bool:
         """Train until budget.max_steps, until no prompt is left, or until the stop file or SIGTERM comes; then checkpoint and have
-        the last policy evaluated. Says whether it was SIGTERM.
+        the last policy evaluated and say in end.json why. Says whether it was SIGTERM.
 
         Raises:
             TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over. FloatingPointError: diverged.
@@ -85,7 +85,16 @@ class Trainer:
         self._checkpoint()
         self.publisher.request_evaluation(self.progress)
         self.engine.barrier()
+        self._say_end()
         return self.stop.requested
+
+    def _say_end(self) -> None:
+        """An exit code is not enough: srun may return 0 for a step it lost with its node."""
+        if self.rank == 0 and not self.stop.requested:
+            check_attempt(self.paths, self.attempt)
+            write_json(
+                self.paths.end, {"attempt": self.attempt, "step": self.progress.step, "exhausted": self.progress.exhausted}
+            )
 
     def _next_groups(self) -> list[Group] | None:
         begin_s = time.monotonic()

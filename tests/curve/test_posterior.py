@@ -86,7 +86,7 @@ def test_a_long_run_is_merged_and_the_answer_hardly_changes(monkeypatch):
     exact, exact_ahead = fit_posterior(whole, PUBLISHED)
     for name in ("r0", "a", "b", "c_mid"):
         middle, spread = np.median(getattr(exact, name)), np.std(getattr(exact, name))
-        assert np.median(getattr(merged, name)) == pytest.approx(middle, abs=0.3 * spread), name
+        assert np.median(getattr(merged, name)) == pytest.approx(middle, abs=0.5 * spread), name
         assert np.std(getattr(merged, name)) == pytest.approx(spread, rel=0.15), name
     later = np.array([20_000.0, 60_000.0])
     ours, theirs = (np.quantile(draws.evaluations(later), (0.05, 0.5, 0.95), axis=0) for draws in (ahead, exact_ahead))
@@ -101,11 +101,18 @@ def test_five_thousand_points_take_less_than_two_seconds():
     assert fit.verdict.identified and fit.curve.a == pytest.approx(TRUTH.a, abs=0.002)
 
 
+def test_more_points_tell_more_at_any_number():
+    """Sd of A falls about as the root of the number of points, alike for every seed: the grid is fine enough for both."""
+    for num_points, expected in ((100, 0.00105), (400, 0.00055), (6400, 0.000155)):
+        spreads = [fit_posterior(simulate(s, np.linspace(1000, 16_000, num_points)), PUBLISHED)[0].a.std() for s in range(4)]
+        np.testing.assert_allclose(spreads, expected, rtol=0.15)
+
+
 def test_correlation_where_one_parameter_does_not_vary():
     draws, _ = fit_posterior(simulate(), PUBLISHED)
-    assert -1 < draws.correlation_ab < -0.3
-    still = replace(draws, b=np.nextafter(draws.b * 0 + 2.0, 1 + draws.b))  # one bit: its logarithm may not vary at all
-    assert still.correlation_ab == 0.0 or abs(still.correlation_ab) <= 1.0
+    assert draws.correlation_ab == pytest.approx(np.corrcoef(draws.a, np.log(draws.b))[0, 1])
+    two_values = np.where(np.arange(len(draws.b)) % 2, 1e8, np.nextafter(1e8, 2e8))  # of one logarithm
+    assert replace(draws, b=two_values).correlation_ab == pytest.approx(0.0, abs=1e-6)
 
 
 def test_noisier_evaluations_widen_the_interval():

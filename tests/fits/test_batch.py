@@ -12,6 +12,7 @@ import pytest
 
 from scalerl.curve.compare import Ranked
 from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits import fit_run, predict_run
 from scalerl.fits.batch import _known, fit_all, slug
 from scalerl.fits.command import main
@@ -44,7 +45,10 @@ def test_tables_of_a_figure(tmp_path, points):
     pairs = pd.read_csv(out / "pairs.csv").set_index(["recipe", "other"]).ceiling_above
     assert pairs["high", "low"] > 0.99 > 0.01 > pairs["low", "high"]
     assert set(pd.read_csv(out / "alternatives.csv").family) >= {"sigmoid", "power_law"}
-    assert len(pd.read_csv(out / "windows.csv")) == 12
+    windows = pd.read_csv(out / "windows.csv")
+    assert windows.num_points.tolist() == [21, 16, 11, 15] * 2
+    assert windows.identified.tolist() == [True, True, False, True] * 2  # the last half alone shows no bend
+    assert windows.a[0] == fits.A["high"] and windows.a_lo90[0] == fits.A_lo90["high"]  # the run's own estimator
     for name in (slug("loss/high"), slug("loss/low"), f"axis_{slug('loss')}"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -102,6 +106,35 @@ def test_a_ceiling_that_is_not_identified_is_not_printed(tmp_path, write_run, ca
     assert not row.identified and np.isnan(row.A) and np.isnan(row.B)
     assert row.A_hi90 - row.A_lo90 > 0.1 and row.needed_compute > 60
     assert "not yet identified: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("estimator", ["default", "paper", "least_squares"])
+def test_no_estimator_prints_a_ceiling_that_no_bend_shows(estimator, tmp_path, points):
+    """Neither in fits.csv nor, where only a part of the window shows none, in windows.csv."""
+    compute = np.linspace(300.0, 6000.0, 20)
+    young, seen = (Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=c)(compute) for c in (9000.0, 1500.0))
+    tables = [pd.DataFrame(dict(run=n, gpu_hours=compute, pass_rate=p, r0=0.4)) for n, p in (("young", young), ("seen", seen))]
+    noise = np.random.default_rng(0).normal(0, 0.0035, 40)
+    pd.concat(tables).assign(pass_rate=lambda table: table.pass_rate + noise).to_csv(tmp_path / "p.csv", index=False)
+    fit(tmp_path / "p.csv", tmp_path / "out", estimator=estimator, min_compute=0.0)
+    fits = pd.read_csv(tmp_path / "out" / "fits.csv").set_index("run")
+    assert fits.identified.to_dict() == {"young": False, "seen": True}
+    assert fits.loc["young", ["A", "B", "C_mid"]].isna().all() and fits.loc["seen", ["A", "B", "C_mid"]].notna().all()
+    assert fits.loc["young", ["A_lo90", "A_hi90", "reason"]].notna().all()
+    windows = pd.read_csv(tmp_path / "out" / "windows.csv")
+    assert (windows.run == "young").sum() == 4 and (windows.a.notna() == windows.identified).all()
+    assert not windows.identified[windows.run == "young"].any() and windows.a_hi90.notna().all()
+
+
+def test_figures_of_runs_that_are_gone_go_too(tmp_path, write_run):
+    for name in ("loss/cispo", "loss/dapo", "base"):
+        write_run(tmp_path / "sweep" / name)
+    fit(tmp_path / "sweep", tmp_path / "out")
+    figures = tmp_path / "out" / "figures"
+    (figures / "mine.png").write_bytes(b"")
+    (tmp_path / "sweep" / "loss" / "dapo" / "metrics.jsonl").unlink()
+    fit(tmp_path / "sweep", tmp_path / "out")
+    assert {path.name for path in figures.iterdir()} == {f"{slug('base')}.png", f"{slug('loss/cispo')}.png", "mine.png"}
 
 
 def test_a_prediction_is_written_once_and_scored_after_the_extension(tmp_path, write_run, capsys):

@@ -61,7 +61,7 @@ def test_a_budget_of_gpu_hours_is_the_forecast_unless_the_steps_end_earlier(pape
     config = build_config({"budget.max_gpu_hours": 100.0, "budget.max_steps": 10})
     forecast = gpu_hours(config, {})
     assert forecast.value == pytest.approx(25.7)
-    assert "paper's 257 GPU-hours" in forecast.source
+    assert "scaled from the paper's 2.57" in forecast.source
     measured = gpu_hours(config, {shape(config.model_dump(mode="json")): 20.0})
     assert (measured.value, measured.source) == (100, "100 (budget.max_gpu_hours)")
     measured = gpu_hours(config, {shape(config.model_dump(mode="json")): 0.5})

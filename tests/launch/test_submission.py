@@ -1,6 +1,5 @@
 """Which runs are submitted, when: again, grown, retried, after a death, two at once, refused. Against fake Slurm commands."""
 
-import json
 import os
 import re
 import subprocess
@@ -15,13 +14,13 @@ from scalerl.cli import main
 from scalerl.config import build_config
 from scalerl.files import read_json, write_json
 from scalerl.launch.job import find_run
-from scalerl.launch.launcher import on_slurm
-from scalerl.launch.records import read_submissions, submissions_dir, sweep_lock
+from scalerl.launch.records import read_submissions, submissions_dir
 from scalerl.launch.site import SiteConfig, SlurmSite
 from scalerl.launch.states import sweep_states
 from scalerl.launch.submission import JobShape, job_shape
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
+ENVIRONMENT = {"PYTHONPATH": str(SWEEPS.parent)}
 NAMES = [f"loss_type-{loss}-seed{seed}" for loss in ("cispo", "dapo", "grpo", "gspo") for seed in (0, 1)]
 
 
@@ -140,7 +139,7 @@ from scalerl.cli import main
 main(sys.argv[1:])
 """
     arguments = [sys.executable, "-c", program, *command(tmp_path), *launch_inputs]
-    assert subprocess.run(arguments, timeout=60, capture_output=True).returncode == 9
+    assert subprocess.run(arguments, timeout=60, capture_output=True, env=os.environ | ENVIRONMENT).returncode == 9
 
 
 @pytest.mark.parametrize("known_to", ["squeue", "squeue, ended", "sacct"])
@@ -149,6 +148,7 @@ def test_a_launcher_that_died_after_sbatch_is_taken_over(sweep, fake_slurm, laun
     assert len(fake_slurm.scripts()) == 1
     assert read_submissions(tmp_path / "sweep")[0].job_id is None
     assert set(states(tmp_path).values()) == {"pending"}
+    fake_slurm.set(accounting=known_to == "sacct")
     if known_to != "squeue":
         for job_id in fake_slurm.jobs:
             fake_slurm.change(job_id, state="FAILED", forgotten=known_to == "sacct")
@@ -174,8 +174,7 @@ def test_a_launcher_that_died_before_sbatch_leaves_everything_to_the_next(sweep,
 def test_two_launches_at_once_submit_every_run_once(sweep, fake_slurm, launch_inputs, tmp_path):
     fake_slurm.set(sbatch_s=1.0)
     program = [sys.executable, "-m", "scalerl", *command(tmp_path), "--seeds", "2", *launch_inputs]
-    environment = os.environ | {"PYTHONPATH": str(SWEEPS.parent)}
-    both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT) for _ in range(2)]
     outputs = sorted(process.communicate(timeout=60)[0].splitlines()[-1] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert len(fake_slurm.jobs) == 8
@@ -285,36 +284,6 @@ def test_a_job_that_vanished_says_why(sweep, fake_slurm, tmp_path):
     assert first.state == "failed"
     assert "OUT_OF_MEMORY" in first.reason
     assert "ValueError: no such thing" in first.reason
-
-
-def test_the_lock_of_a_dead_launcher_counts_no_longer(tmp_path):
-    (tmp_path / "submissions").mkdir()
-    lock = tmp_path / "submissions" / "lock.json"
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    lock.write_text(json.dumps({"host": os.uname().nodename, "pid": dead.pid}))
-    with sweep_lock(tmp_path, deadline_s=5):
-        assert read_json(lock)["pid"] == os.getpid()
-    assert list(lock.parent.iterdir()) == []
-
-
-def test_a_lock_that_is_held_is_waited_for(tmp_path):
-    (tmp_path / "submissions").mkdir()
-    lock = tmp_path / "submissions" / "lock.json"
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
-    with pytest.raises(TimeoutError, match="another launcher is at work"), sweep_lock(tmp_path, deadline_s=0.5):
-        pass
-    os.utime(lock, (0, 0))
-    with sweep_lock(tmp_path, deadline_s=5):
-        pass
-
-
-def test_slurm_must_be_there_if_it_is_named(monkeypatch, fake_slurm):
-    assert on_slurm(None) and on_slurm("slurm") and not on_slurm("local")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert not on_slurm(None)
-    with pytest.raises(ValueError, match="--cluster local"):
-        on_slurm("slurm")
 
 
 def test_five_hundred_runs_are_planned_in_seconds(sweep, fake_slurm, tmp_path, capsys):

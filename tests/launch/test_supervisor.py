@@ -33,6 +33,10 @@ def post(kind, step, **values):
     text = json.dumps(dict(kind=kind, step=step, time_s=time.time(), **values))
     (folder / "inbox" / ".new").write_text(text)
     os.rename(folder / "inbox" / ".new", folder / "inbox" / f"{kind}-{step:08d}.json")
+def end(exhausted=False):
+    attempt = json.loads((folder / "attempt.json").read_text())["attempt"]
+    (folder / "end.json").write_text(json.dumps(dict(attempt=attempt, step=0, exhausted=exhausted)))
+    sys.exit(0)
 def step_row(step):
     post("step", step, reward=0.0, pass_rate=0.5, tokens=step * 10, off_policyness_mean=1.0)
 """
@@ -85,7 +89,7 @@ def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
             for step in (1, 2, 3):
                 if index == 0: step_row(step)
                 time.sleep(0.15)
-            sys.exit(0)
+            end()
         """
     )
     assert run(make_config(), paths) == 0
@@ -113,7 +117,7 @@ def test_dead_roles_are_started_again(paths, make_config, script_roles):
         if role == "trainer" and not first:
             time.sleep(0.5)
             if index == 0: step_row(1)
-            sys.exit(0)
+            end()
         """
     )
     assert run(make_config(), paths) == 0
@@ -143,7 +147,7 @@ def test_the_budget_in_gpu_hours_ends_the_run(paths, make_config, script_roles):
                 step += 1
                 if index == 0: step_row(step)
                 time.sleep(0.05)
-            sys.exit(0)
+            end()
         """
     )
     hours = 4 * 1.5 / 3600  # four processes for a second and a half
@@ -158,7 +162,7 @@ def test_early_stopping(paths, make_config, script_roles):
         """
         if role == "trainer":
             while not (folder / "stop.json").exists(): time.sleep(0.02)
-            sys.exit(0)
+            end()
         if role == "evaluator":
             for step, pass_rate in enumerate([0.2, 0.5, 0.4, 0.5]):
                 post("eval", step, pass_rate=pass_rate)
@@ -177,7 +181,7 @@ def test_ctrl_c_lets_the_trainer_checkpoint_and_the_run_continue(paths, make_con
         if role == "trainer":
             while not (folder / "stop.json").exists(): time.sleep(0.02)
             if index == 0: (folder / "checkpointed").touch()
-            sys.exit(0)
+            end()
         """
     )
     config = make_config()
@@ -227,7 +231,7 @@ def test_a_folder_of_another_run_is_refused(paths, make_config, script_roles, tm
         """
         if role == "trainer":
             if index == 0: step_row(3)
-            sys.exit(0)
+            end()
         """
     )
     run(make_config(), paths)
@@ -249,7 +253,7 @@ def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths
                 step_row(3)
                 request = dict(step=3, policy_version=3, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
                 (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
-            sys.exit(0)
+            end()
         if role == "evaluator" and (folder / "attempt-1-ended").exists():
             (folder / "evaluations" / "00000003.request.json").unlink()
         """
@@ -268,7 +272,7 @@ def test_a_refused_command_changes_nothing_in_a_live_run(paths, make_config, scr
         """
         if role == "trainer":
             if index == 0: step_row(3)
-            sys.exit(0)
+            end()
         """
     )
     assert run(make_config(), paths) == 0
@@ -308,7 +312,7 @@ def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, scri
         """
         if role == "trainer":
             while not (folder / "stop.json").exists(): time.sleep(0.02)
-            sys.exit(0)
+            end()
         """
     )
     sibling = paths.root.parent / "sibling"
@@ -320,3 +324,19 @@ def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, scri
     assert 0.0001 <= status["gpu_hours"]["total"] < 0.01
     assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
     assert read_json(paths.attempt)["attempt"] == 1, "nothing is left to spend"
+
+
+def test_an_exit_code_of_zero_is_no_proof_that_the_trainer_has_finished(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            if not (folder / "lost").exists():
+                (folder / "lost").touch()
+                sys.exit(0)  # as srun does for a step that it lost with its node
+            step_row(3)
+            end()
+        """
+    )
+    assert run(make_config("trainer.num_ranks=1"), paths) == 0
+    assert "trainer-0 died with exit code 0" in read_json(paths.status)["last_error"]
+    assert read_json(paths.status)["reason"] == "max_steps reached"

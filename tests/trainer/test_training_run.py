@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,3 +252,22 @@ def test_three_steps_that_are_not_finite_end_the_trainer(runs):
     assert [row["step_applied"] for row in rows] == [False] * 3
     assert [(row["loss"], row["entropy"]) for row in rows] == [(None, None)] * 3
     assert "FloatingPointError: loss or gradient was not finite in 3 steps in a row" in runs["diverged"].error
+
+
+def test_sigterm_makes_the_trainer_checkpoint_and_claim_no_end(inputs, tmp_path):
+    """What Slurm sends to every task of a job that it preempts with grace."""
+    run = Run.create(inputs, tmp_path / "run")
+    run.configure(**{"checkpoint.every_steps": 100, "budget.max_steps": 100_000})
+    generator = FakeGenerator(run.paths, COMPLETIONS)
+    generator.start()
+    processes = start_ranks(["-c", TRAINER, str(run.paths.root), "{rank}"], 1, tmp_path / "log")
+    end_s = time.monotonic() + 120
+    while len(run.rows()) < 3:
+        assert time.monotonic() < end_s and processes[0].poll() is None, output(tmp_path / "log")
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGTERM)
+    assert wait(processes) == [143], output(tmp_path / "log")
+    generator.stop()
+    newest = max(int(path.name) for path in run.paths.checkpoints.glob("[0-9]*"))
+    assert newest == run.rows()[-1]["step"] >= 3
+    assert not run.paths.end.exists()

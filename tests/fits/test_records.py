@@ -1,0 +1,104 @@
+"""Runs unlike any published one: every one gets a record that can be written, drawn and compared, without a warning."""
+
+import json
+import warnings
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalerl.fits.figures import MAX_LEGEND, axis_figure, run_figure, save
+from scalerl.fits.inputs import RunPoints
+from scalerl.fits.records import Options, RunRecord, fit_record
+from scalerl.fits.tables import compare, fit_rows, nested_rows, prediction_rows, ranking_row
+
+SHAPES = {
+    "falling": lambda u: 0.8 - 0.7 * u,
+    "never right": lambda u: 0 * u,
+    "always right": lambda u: 0 * u + 1,
+    "constant": lambda u: 0 * u + 0.4,
+    "step up": lambda u: np.where(u < 0.4, 0.1, 0.9),
+    "step down": lambda u: np.where(u < 0.4, 0.9, 0.1),
+    "last only": lambda u: np.where(u < 1, 0.0, 1.0),
+    "first only": lambda u: np.where(u > 0, 0.0, 1.0),
+    "zigzag": lambda u: np.arange(len(u)) % 2.0,
+    "line": lambda u: u,
+    "late": lambda u: u**8,
+    "all but constant": lambda u: 0.4 + 1e-12 * u,
+    "peak": lambda u: 0.5 + 0.4 * np.sin(3 * u),
+    "sigmoid": lambda u: 0.4 + 0.2 / (1 + np.exp(-8 * (u - 0.4))),
+}
+SPACINGS = {
+    "even": lambda n: np.arange(1.0, n + 1),
+    "decades": lambda n: np.geomspace(1, 1e12, n),
+    "close": lambda n: 1 + 1e-9 * np.arange(n),
+    "closer": lambda n: 1 + 1e-13 * np.arange(n),
+    "one far off": lambda n: np.append(1e-6, 1 + 1e-6 * np.arange(1, n)),
+}
+
+
+def record(shape: str, spacing: str, n: int, unit: float = 1.0, r0: float = 0.4, estimator: str = "default", answers: float = 16.0):
+    compute = unit * SPACINGS[spacing](n)
+    place = np.log(compute / compute[0]) / np.log(compute[-1] / compute[0])
+    points = RunPoints(
+        figure="all",
+        run=f"{shape} {spacing} {n}",
+        seed="",
+        compute=compute,
+        pass_rate=np.clip(SHAPES[shape](place), 0, 1),
+        fitted=np.arange(n) < max(n - 2, 4),
+        num_samples=np.full(n, answers),
+        epoch=None,
+        r0=r0,
+        folder=None,
+    )
+    return fit_record(points, Options(estimator=estimator, min_compute=0.0, predict=(compute[0] / 100, 100 * compute[-1])))
+
+
+def assert_sound(made: RunRecord) -> None:
+    json.dumps(asdict(made), allow_nan=False)
+    for rows in (fit_rows([made]), prediction_rows([made]), *(nested_rows([made], n) for n in ("alternatives", "windows"))):
+        assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert all(low <= high for low, high in made.bounds.values())
+    assert 0 <= made.bounds["a"][0] and made.bounds["a"][1] <= 1
+    assert all(p["lo90"] <= p["predicted"] <= p["hi90"] for p in made.predictions)
+    assert made.identified == (made.reason == "") and -1 <= made.correlation_ab <= 1
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    spacing=st.sampled_from(sorted(SPACINGS)),
+    n=st.sampled_from([4, 5, 8, 20, 450]),
+    unit=st.sampled_from([1e-9, 1.0, 1e12, 1e25]),
+    r0=st.sampled_from([0.0, 1e-12, 0.4, 0.999, 1 - 1e-12]),
+    estimator=st.sampled_from(["default", "least_squares", "paper"]),
+    answers=st.sampled_from([1.0, 16_000.0, 1e9]),
+)
+def test_any_run_makes_a_sound_record(shape, spacing, n, unit, r0, estimator, answers):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_sound(record(shape, spacing, min(n, 40) if estimator == "paper" else n, unit, r0, estimator, answers))
+
+
+def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):
+    records = [record(shape, spacing, 12) for shape in SHAPES for spacing in ("even", "decades", "closer")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranked, paired = compare(records)
+        save(tmp_path / "axis.png", axis_figure("all", records))
+        save(tmp_path / "run.png", run_figure(records[0]))
+    rows = [ranking_row(row) for row in ranked["all"]]
+    assert len(rows) == len(records) > MAX_LEGEND
+    assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert all(0 <= pair.ceiling_above <= 1 for pair in paired["all"])
+    assert len(axis_figure("all", records).axes[0].get_legend().get_texts()) == MAX_LEGEND
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sigmoid", "step up", "peak"}))
+def test_no_ceiling_where_there_is_none(shape):
+    for estimator in ("default", "least_squares", "paper"):
+        made = record(shape, "decades", 30, estimator=estimator, answers=16_000.0)
+        assert not made.identified, made.curve
