@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from scalerl.algo.stability import AlarmKind
+
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
 
@@ -223,6 +225,8 @@ class LaunchConfig(Section):
     """How long the trainer waits for the groups of one batch before it gives up."""
     distributed_timeout_s: float = Field(1800, gt=0)
     """Deadline of every collective between trainer ranks."""
+    stop_on_alarm: list[AlarmKind] = []
+    """End the run when one of these alarms is raised; levels and advice: scalerl/algo/stability.py."""
 
 
 class LoggingConfig(Section):

@@ -58,10 +58,10 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[str] = ()) -> list[GridPoint]:
-    """Every point of the axis with every seed: base files < axis point < overrides.
+    """Every point of the axis with every seed: base files < axis point < overrides. A point that sets the seed brings its own.
 
     Raises:
-        ValueError: an unknown key, an invalid value, or a number of seeds below 1.
+        ValueError: an unknown key, an invalid value, a number of seeds below 1, or two points that are the same run.
     """
     if num_seeds < 1:
         raise ValueError(f"--seeds {num_seeds}: at least 1 is needed")
@@ -71,10 +71,20 @@ def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[s
     fixed = dict(parse_override(text) for text in overrides)
     runs = []
     for name, point in read_axis(axis):
+        recipe = axis.stem if "seed" in point else f"{axis.stem}-{name}"
         for seed in range(num_seeds):
-            config = build_config(flat | point | {"seed": seed} | fixed, f"{axis} ({name})")
-            runs.append(GridPoint(name=f"{axis.stem}-{name}-seed{seed}", config=config))
+            config = build_config(flat | {"seed": seed} | point | fixed, f"{axis} ({name})")
+            runs.append(GridPoint(name=f"{recipe}-seed{point.get('seed', seed)}", config=config))
+    _check_distinct(runs)
     return runs
+
+
+def _check_distinct(runs: Sequence[GridPoint]) -> None:
+    first: dict[str, GridPoint] = {}
+    for run in runs:
+        twin = first.setdefault(run.config.signature(), run)
+        if twin is not run:
+            raise ValueError(f"{run.name} and {twin.name} would be the same run: an override or --seeds sets what the axis varies")
 
 
 def scale_file(sweeps: Path, scale: str) -> Path:

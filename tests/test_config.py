@@ -18,7 +18,7 @@ def test_scalerl_is_the_default():
     assert config.batch.prompts * config.batch.generations_per_prompt == 768
     assert config.length.max_tokens == 16_384
     assert (config.optimizer.learning_rate, config.optimizer.eps, config.optimizer.weight_decay) == (5e-7, 1e-15, 0.01)
-    assert config.generator.num + config.trainer.num_ranks == 80
+    assert config.generator.num + 1 + config.trainer.num_ranks == 80  # and one evaluator
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and white
 scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of that sd and correlation
-length .3 in log compute, as the published runs do: parameters are then less well known than the intervals say.
+length .2 in log compute, as the published runs do: parameters are then less well known than the intervals say.
 """
 
 import argparse

@@ -46,7 +46,7 @@ PUBLISHED = Prior(
     white_scatter=1.043,
     scatter=0.6,
     wander_sd=0.0055,
-    wander_length=0.3,
+    wander_length=0.2,
     drift=0.004,
 )
 """Learnt from all the published curves (18 distinct runs) by tools/learn_prior.py."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from scalerl.curve.estimators import CurveFit, fit_curve
 from scalerl.curve.window import MIN_POINTS, Window
 
-CUT_OFFS = ((0.25, 1.0), (0.5, 1.0), (0.0, 0.75))
+CUT_OFFS = ((0.25, 1.0), (0.0, 0.75))
 """Where the parts of a window begin and end, as shares of its points."""
 
 

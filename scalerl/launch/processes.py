@@ -65,12 +65,16 @@ class RoleProcess:
         defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
         return defaults | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
 
+    def words_before(self, attempt: int) -> list[str]:
+        """What precedes the command in this attempt."""
+        return self.prefix
+
     def start(self, paths: RunPaths, attempt: int, ledger: ComputeLedger) -> None:
         """Start the process; its output is appended to its log."""
         assert self._process is None
         self.log = paths.log(attempt, self.name)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*self.prefix, sys.executable, "-m", "scalerl", "role", *self.arguments]
+        command = [*self.words_before(attempt), sys.executable, "-m", "scalerl", "role", *self.arguments]
         command += ["--dir", str(paths.root), "--attempt", str(attempt)]
         if not self.prefix:
             command += ["--parent", str(os.getpid())]

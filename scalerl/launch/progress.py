@@ -3,8 +3,10 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from scalerl.algo.stability import Alarm
 from scalerl.config import RunConfig
 
 
@@ -32,13 +34,14 @@ def eta_s(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: float) -> fl
     return max(0.0, min(estimates))
 
 
-def status_line(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: dict[str, float]) -> str:
-    """One line from the metric rows so far and the GPU-hours of every role."""
+def status_line(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: dict[str, float], alarms: Sequence[Alarm] = ()) -> str:
+    """One line from the metric rows so far, the GPU-hours of every role and the alarms that stand."""
     steps = [row for row in rows if row["kind"] == "step"]
     evals = [row for row in rows if row["kind"] == "eval"]
     parts = ["starting" if not steps else f"step {steps[-1]['step']}"]
     if config.budget.max_steps is not None:
         parts[0] += f"/{config.budget.max_steps}"
+    parts += [f"ALARM {alarm}" for alarm in alarms]
     if steps:
         recent = steps[-21:]
         elapsed_s = recent[-1]["time_s"] - recent[0]["time_s"]

@@ -75,6 +75,8 @@ def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
     status = read_json(paths.status)
     if status["state"] != "finished" or status["final"]:
         return status["state"] == "finished"
+    if any(alarm["kind"] in config.launch.stop_on_alarm for alarm in status.get("alarms", [])):
+        return True
     budget, total = config.budget, status["gpu_hours"]["total"]
     return (
         (budget.max_steps is not None and status["step"] >= budget.max_steps)

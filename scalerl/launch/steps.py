@@ -7,6 +7,7 @@ trainer takes the first component, generators and evaluator the second.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scalerl.config import RunConfig
 from scalerl.launch.processes import Layout, RoleProcess, num_devices
@@ -18,8 +19,20 @@ MEMORY_SHARE = 0.95
 KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
 
 
+@dataclass(kw_only=True)
 class StepProcess(RoleProcess):
     """A role as an srun step; the process watched here is the srun client."""
+
+    attempt: int = 0
+
+    @property
+    def step_name(self) -> str:
+        """Of this attempt and no other: a job that Slurm started again has the same number and may be at work elsewhere."""
+        return f"{self.name}.{self.attempt}"
+
+    def words_before(self, attempt: int) -> list[str]:
+        self.attempt = attempt
+        return ["srun", f"--job-name={self.step_name}", *self.prefix]
 
     def base_environment(self) -> dict[str, str]:
         """Without SLURM_* of the batch step: srun would take them for its own options."""
@@ -28,7 +41,7 @@ class StepProcess(RoleProcess):
 
     def kill(self) -> None:
         """Kill the step; srun alone would leave its tasks running."""
-        kill_step(os.environ["SLURM_JOB_ID"], self.name)
+        kill_step(os.environ["SLURM_JOB_ID"], self.step_name)
         super().kill()
 
 
@@ -68,7 +81,7 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
 
     def step(name: str, arguments: list[str], where: Sequence[_Room], tasks: int, devices: int) -> RoleProcess:
         names = ",".join(room.node.name for room in where)
-        prefix = ["srun", "--exact", f"--job-name={name}", "--kill-on-bad-exit=1", "--input=none", f"--nodelist={names}"]
+        prefix = ["--exact", "--kill-on-bad-exit=1", "--input=none", f"--nodelist={names}"]
         prefix += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
         prefix += ["--label"] if tasks * len(where) > 1 else []
         prefix += [f"--het-group={where[0].node.het_group}"] if len(het_groups) > 1 else []

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from scalerl.algo.stability import Alarm
 from scalerl.config import RunConfig
 from scalerl.files import write_json
 from scalerl.launch.place import Place
@@ -37,6 +38,8 @@ class Stopping:
         """Whether this is for Slurm's sake: the job is to be started again."""
         self.final = False
         """Whether the run has ended for good: a larger budget would not make it go on."""
+        self.alarms: list[Alarm] = []
+        """Those that stand, by the newest step."""
         self.interrupts = 0
         self._warned = False
         self._deadline_s = 0.0
@@ -114,6 +117,9 @@ class Stopping:
         if self.interrupts:
             return self._ask("interrupted")
         reason, self.final = limit_reached(self._config, self._paths, rows, total)
+        for alarm in self.alarms:
+            if reason is None and alarm.kind in self._config.launch.stop_on_alarm:
+                reason = f"alarm: {alarm} (launch.stop_on_alarm)"
         if reason is not None:
             self._ask(reason)
 

@@ -8,8 +8,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+from scalerl.algo.stability import standing_alarms
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
@@ -55,6 +57,7 @@ class Supervisor:
         self.loggers = open_loggers(paths, config)
         self._allocation = self.place.open_ledger(config, self.ledger)
         self.stopping = Stopping(config, paths, self.place, self.progress.note)
+        self.stopping.alarms = standing_alarms(self.metrics.rows)
         self._saved_s = 0.0
         self._curve: dict[str, Any] | None = ceiling(self.metrics.rows)
         self._last_error = ""
@@ -77,7 +80,7 @@ class Supervisor:
             finally:
                 ignore_signals()  # nothing may cut the clean-up short
                 state, reason = self._end(state, reason)
-        self.progress.note(f"run {state}: {reason} | {status_line(self.config, self.metrics.rows, self.ledger.gpu_hours())}")
+        self.progress.note(f"run {state}: {reason} | {self._status_line()}")
         return EXIT_CODES.get(state, EXIT_FAILED)
 
     def _link_logs(self) -> None:
@@ -131,7 +134,7 @@ class Supervisor:
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
                 self._save("running", "")
             if self.progress.due():
-                self.progress.show(status_line(self.config, self.metrics.rows, self.ledger.gpu_hours()))
+                self.progress.show(self._status_line())
             time.sleep(POLL_S)
 
     def _trainers_ended(self) -> bool:
@@ -184,9 +187,15 @@ class Supervisor:
             raise RunFailed(f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {log}")
         return False
 
+    def _status_line(self) -> str:
+        return status_line(self.config, self.metrics.rows, self.ledger.gpu_hours(), self.stopping.alarms)
+
     def _collect(self) -> None:
         check_attempt(self.paths, self.attempt)
-        for row in self.metrics.collect():
+        new = self.metrics.collect()
+        if any(row["kind"] == "step" for row in new):
+            self._check_stability()
+        for row in new:
             for log in self.loggers:
                 log(row)
             if row["kind"] == "eval":
@@ -194,6 +203,13 @@ class Supervisor:
                 self.progress.note(
                     f"held-out pass rate {row['pass_rate']:.4f} at step {row['step']}, {row['gpu_hours']:.4g} GPU-hours"
                 )
+
+    def _check_stability(self) -> None:
+        before = {alarm.kind for alarm in self.stopping.alarms}
+        self.stopping.alarms = standing_alarms(self.metrics.rows)
+        for alarm in self.stopping.alarms:
+            if alarm.kind not in before:
+                self.progress.note(f"alarm: {alarm}; {alarm.advice}")
 
     def _after_job_ends(self, ending: str) -> tuple[str, str]:
         """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
@@ -247,6 +263,7 @@ class Supervisor:
             "latest": latest(self.metrics.rows),
             "curve": self._curve,
             "last_error": self._last_error,
+            "alarms": [asdict(alarm) for alarm in self.stopping.alarms],
             **self.config.budget.model_dump(),
         }
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})

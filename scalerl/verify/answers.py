@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["equal", "different", "no_answer", "timeout", "crashed"]
+Reason = Literal[
+    "equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"
+]
 
 MAX_ANSWER_CHARACTERS = 10_000
 """A longer \\boxed{...} is no answer; of a text without one, only the last this many characters are searched."""
@@ -19,10 +21,13 @@ class Verdict:
     correct: bool
     reason: Reason
     """equal or different: compared; no_answer: thinking never ended, or nothing follows it; timeout, crashed: grading it
-    took too long or killed the grading process."""
+    took too long or killed the grading process.
+
+    Code: passed: all tests, no_answer: thinking never ended, no_code: no closed Python block; else how the first test failed:
+    wrong_output, timeout, memory (ran into its limit), crashed (an exception, a forbidden call or an exit code other than 0)."""
 
 
-NO_ANSWER = Verdict(False, "no_answer")
+NO_ANSWER, NO_CODE = Verdict(False, "no_answer"), Verdict(False, "no_code")
 
 
 @dataclass(frozen=True, slots=True)

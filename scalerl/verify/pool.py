@@ -1,5 +1,6 @@
-"""Grades answers in processes of their own: a hostile one costs its time limit and nothing else."""
+"""Grades answers and programs in processes of their own: a hostile one costs its time limit and nothing else."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,11 +9,14 @@ import threading
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import count
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from scalerl.verify.answers import NO_ANSWER, Verdict, final_text, find_answer, quick_grade
+from scalerl.verify.answers import NO_ANSWER, NO_CODE, Answer, Verdict, final_text, find_answer, quick_grade
+from scalerl.verify.code import Program, find_program
+from scalerl.verify.sandbox import WEAK, Limits, Sandbox
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
@@ -22,11 +26,13 @@ class VerifierPool:
     """Verdicts as futures. Most are there at once; the rest come from `num_workers` grading processes (server.py).
 
     The server is started with exec, not forked from this process, shares none of its memory and ends with it, even where
-    this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the server itself, or the pool
-    was closed first. Use it as a context manager, or call `close`.
+    this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the server itself, the pool was
+    closed first, or the sandbox of programs failed. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "") -> None:
+    def __init__(
+        self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None
+    ) -> None:
         """Start the processes, which takes about a second.
 
         Args:
@@ -34,13 +40,17 @@ class VerifierPool:
             timeout_s: CPU time allowed for one answer (and four times that of wall time); an answer that needs more is
                 incorrect and its process is replaced.
             think_end: text that ends the thinking part, such as "</think>"; empty: all of a response is graded.
+            code: limits of the programs to grade; None: only math.
 
         Raises:
-            ValueError: no worker, or no time.
+            ValueError: no worker, or no time, or no sandbox as `code` wants it.
             RuntimeError: the processes did not start.
         """
         if num_workers < 1 or timeout_s <= 0:
             raise ValueError(f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more than 0")
+        if code is not None and Sandbox(code).bwrap is None:
+            print(WEAK, file=sys.stderr, flush=True)
+        self._grades_code = code is not None
         self.counts: Counter[str] = Counter()
         """Verdicts so far, by reason."""
         self._think_end = think_end
@@ -49,19 +59,22 @@ class VerifierPool:
         self._numbers = count()
         self._pending: dict[int, Future[Verdict]] = {}
         self._end: str | None = None
-        self._process, self._connection = _start_server(num_workers, timeout_s)
+        self._process, self._connection = _start_server(num_workers, timeout_s, code)
         self._reader = threading.Thread(target=self._read_verdicts, name="verifier", daemon=True)
         self._reader.start()
 
-    def submit(self, response: str, reference: str) -> Future[Verdict]:
-        """Grade a response against the reference answer (several accepted forms: one per line), without blocking.
+    def submit(self, response: str, reference: str, task: str = "math") -> Future[Verdict]:
+        """Grade a response against the answer of its problem, without blocking.
+
+        Args:
+            reference: math: the accepted forms, one per line; code: the unit tests (see code.py).
+            task: "math", or "code" where the pool has limits for it.
 
         Raises:
             RuntimeError: the pool is closed, or somebody killed its server.
         """
-        text = final_text(response, self._think_end)
-        answer = None if text is None else find_answer(text)
-        verdict = NO_ANSWER if answer is None else quick_grade(answer, reference)
+        assert task == "math" or (task == "code" and self._grades_code), f"this pool does not grade {task}"
+        answer, verdict = _read_response(final_text(response, self._think_end), reference, task)
         future: Future[Verdict] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
@@ -113,7 +126,10 @@ class VerifierPool:
                 number, verdict = self._connection.recv()
                 with self._lock:
                     future = self._pending.pop(number)
-                self._resolve(future, verdict)
+                if isinstance(verdict, Verdict):
+                    self._resolve(future, verdict)
+                else:
+                    future.set_exception(verdict)
         except (EOFError, ConnectionResetError):
             with self._lock:
                 self._end = self._end or f"the verifier's server (pid {self._process.pid}) was killed; start a new pool"
@@ -122,10 +138,22 @@ class VerifierPool:
                 future.set_exception(RuntimeError(self._end))
 
 
-def _start_server(num_workers: int, timeout_s: float) -> tuple[subprocess.Popen, Connection]:
+def _read_response(text: str | None, reference: str, task: str) -> tuple[Answer | Program | None, Verdict | None]:
+    """What is to be graded; the verdict where that is known at once."""
+    if text is None:
+        return None, NO_ANSWER
+    if task == "code":
+        program = find_program(text)
+        return program, NO_CODE if program is None else None
+    answer = find_answer(text)
+    return answer, NO_ANSWER if answer is None else quick_grade(answer, reference)
+
+
+def _start_server(num_workers: int, timeout_s: float, code: Limits | None) -> tuple[subprocess.Popen, Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "scalerl.verify.server", str(theirs.fileno()), str(num_workers), str(timeout_s)]
+        command.append(json.dumps(None if code is None else asdict(code)))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             command,

@@ -39,7 +39,9 @@ SPACINGS = {
 }
 
 
-def record(shape: str, spacing: str, n: int, unit: float = 1.0, r0: float = 0.4, estimator: str = "default", answers: float = 16.0):
+def record(
+    shape: str, spacing: str, n: int, unit: float = 1.0, r0: float = 0.4, estimator: str = "default", answers: float = 16.0
+):
     compute = unit * SPACINGS[spacing](n)
     place = np.log(compute / compute[0]) / np.log(compute[-1] / compute[0])
     points = RunPoints(
@@ -62,9 +64,9 @@ def assert_sound(made: RunRecord) -> None:
     for rows in (fit_rows([made]), prediction_rows([made]), *(nested_rows([made], n) for n in ("alternatives", "windows"))):
         assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
     assert all(low <= high for low, high in made.bounds.values())
-    assert 0 <= made.bounds["a"][0] and made.bounds["a"][1] <= 1
+    assert made.bounds["a"][0] >= 0 and made.bounds["a"][1] <= 1
     assert all(p["lo90"] <= p["predicted"] <= p["hi90"] for p in made.predictions)
-    assert made.identified == (made.reason == "") and -1 <= made.correlation_ab <= 1
+    assert made.identified == (made.reason == "") and abs(made.correlation_ab) <= 1 + 1e-9
 
 
 @settings(max_examples=120, deadline=None)
@@ -97,7 +99,7 @@ def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):
     assert len(axis_figure("all", records).axes[0].get_legend().get_texts()) == MAX_LEGEND
 
 
-@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sigmoid", "step up", "peak"}))
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sigmoid", "step up"}))
 def test_no_ceiling_where_there_is_none(shape):
     for estimator in ("default", "least_squares", "paper"):
         made = record(shape, "decades", 30, estimator=estimator, answers=16_000.0)

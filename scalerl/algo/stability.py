@@ -1,0 +1,146 @@
+"""Signs that training goes wrong, read from the metric rows of a run: kinds of alarm, their levels and what to do about them.
+
+Every sign but "not_finite" is a mean over the newest WINDOW_STEPS optimizer steps, held against a level: a single odd step raises none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+AlarmKind = Literal["truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "reward", "not_finite"]
+
+WINDOW_STEPS = 20
+BASELINE_STEPS = 100
+"""Steps before the window that a gradient norm is compared with; fewer at the start, but at least WINDOW_STEPS."""
+
+TRUNCATION_LEVEL = 0.10
+"""Of completions. Runs with 10-15 % became unstable and did not recover; ScaleRL stays below 5 % (paper, appendix A.15)."""
+ENTROPY_LOW_FACTOR = 0.1
+"""Of the entropy of the first window. A healthy run halves it (.29 to .15; paper, appendix A.12), and a low one foretells nothing in
+the paper; at a tenth all completions of a prompt are alike, no reward varies and nothing is left to learn from."""
+ENTROPY_HIGH_FACTOR = 2.0
+"""Of the entropy of the first window. In the paper entropy only ever falls; doubled, the policy is turning into noise."""
+LOG_RATIO_LEVEL = 0.2
+"""Mean |log pi_train - log pi_gen|, nats a token. The average token is then beyond the clip range of GRPO and DAPO: the engines disagree,
+or the rollouts are too stale for their policy gradient to hold."""
+GRAD_NORM_FACTOR = 5.0
+"""Of the median of the BASELINE_STEPS before the window. One step a hundred times as steep, or five steps twenty times, raise it; clipping
+hides both from the weights, not from what they announce."""
+REWARD_LEVEL = 0.3
+"""Drop from the best window so far, of rewards in [-1, 1]: .15 of pass rate. Chance moves a window of 48 prompts a step by .03, one of 16
+by .05; prompts that leave because they are mastered take some more."""
+
+ADVICE: dict[AlarmKind, str] = {
+    "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier (length.interruption_max_tokens)",
+    "entropy_low": "add harder prompts or lower optimizer.learning_rate; groups_dropped shows how many prompts still teach",
+    "entropy_high": "lower optimizer.learning_rate, or begin again from a checkpoint before the rise",
+    "log_ratio": "use model.lm_head_precision = 'fp32', a smaller off_policy.k or a lower optimizer.learning_rate",
+    "grad_norm": "lower optimizer.learning_rate or optimizer.max_grad_norm; look for truncation and a high log ratio",
+    "reward": "look at truncation, log ratio and some completions of the spool; begin again from best/ with a lower learning rate",
+    "not_finite": "lower optimizer.learning_rate; the run fails after three such steps in a row",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """One stretch of steps in which a sign was beyond its level.
+
+    step, last_step: the first and the last optimizer step of it. value: the most extreme in it; level: what `value` was held against.
+    """
+
+    kind: AlarmKind
+    step: int
+    last_step: int
+    value: float
+    level: float
+    advice: str
+
+    def __str__(self) -> str:
+        side = "below" if self.value < self.level else "above"
+        return f"{self.kind} {self.value:.3g} {side} {self.level:.3g} since step {self.step}"
+
+
+def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Every alarm of a run so far, by its first step.
+
+    rows: of metrics.jsonl, in order; other kinds than "step" are passed over. A step that trained nothing counts in no mean.
+    """
+    steps = [row for row in rows if row["kind"] == "step"]
+    numbers = [row["step"] for row in steps]
+    found: list[Alarm] = []
+    for kind, (values, levels) in _signs(steps).items():
+        found += _stretches(kind, numbers, values, levels)
+    return sorted(found, key=lambda alarm: alarm.step)
+
+
+def standing_alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Those that the newest step still has."""
+    newest = max((row["step"] for row in rows if row["kind"] == "step"), default=None)
+    return [alarm for alarm in alarms(rows) if alarm.last_step == newest]
+
+
+def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
+    """(value, level) [steps] of every kind; nan where there is none."""
+    entropy, reward = _window_means(_column(steps, "entropy")), _window_means(_column(steps, "reward"))
+    grad_norm = _column(steps, "grad_norm")
+    first_entropy = next(iter(entropy[np.isfinite(entropy)]), np.nan)
+    skipped = np.array([not row.get("step_applied", True) and row.get("num_micro_batches", 0) > 0 for row in steps], dtype=float)
+    constant = np.ones(len(steps))
+    return {
+        "truncation": (_window_means(_column(steps, "truncation_rate")), TRUNCATION_LEVEL * constant),
+        "entropy_low": (entropy, ENTROPY_LOW_FACTOR * first_entropy * constant),
+        "entropy_high": (entropy, ENTROPY_HIGH_FACTOR * first_entropy * constant),
+        "log_ratio": (_window_means(_column(steps, "log_ratio_mean")), LOG_RATIO_LEVEL * constant),
+        "grad_norm": (_window_means(grad_norm), GRAD_NORM_FACTOR * _baseline_medians(grad_norm)),
+        "reward": (reward, np.fmax.accumulate(reward) - REWARD_LEVEL),
+        "not_finite": (skipped, 0 * constant),
+    }
+
+
+def _column(steps: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if row.get(name) is None else row[name] for row in steps], dtype=float)
+
+
+def _window_means(values: np.ndarray) -> np.ndarray:
+    """The mean of the last WINDOW_STEPS numbers at every step; nan before there are so many, or where none of them is a number."""
+    is_number = np.isfinite(values)
+    sums = np.convolve(np.where(is_number, values, 0.0), np.ones(WINDOW_STEPS))[: len(values)]
+    counts = np.convolve(is_number, np.ones(WINDOW_STEPS))[: len(values)]
+    means = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    means[: WINDOW_STEPS - 1] = np.nan
+    return means
+
+
+def _baseline_medians(values: np.ndarray) -> np.ndarray:
+    """The median of the BASELINE_STEPS before the window at every step; nan where there are fewer than WINDOW_STEPS numbers."""
+    medians = np.full(len(values), np.nan)
+    for index in range(2 * WINDOW_STEPS - 1, len(values)):
+        end = index + 1 - WINDOW_STEPS
+        before = values[max(0, end - BASELINE_STEPS) : end]
+        before = before[np.isfinite(before)]
+        if len(before) >= WINDOW_STEPS:
+            medians[index] = np.median(before)
+    return medians
+
+
+def _stretches(kind: AlarmKind, numbers: Sequence[int], values: np.ndarray, levels: np.ndarray) -> list[Alarm]:
+    below = kind in ("entropy_low", "reward")
+    beyond = values < levels if below else values > levels
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], beyond, [False]]).astype(int)))
+    found = []
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        distances = np.abs(values - levels)[begin:end]
+        worst = begin + int(np.argmax(distances))
+        found.append(
+            Alarm(
+                kind=kind,
+                step=numbers[begin],
+                last_step=numbers[end - 1],
+                value=float(values[worst]),
+                level=float(levels[worst]),
+                advice=ADVICE[kind],
+            )
+        )
+    return found

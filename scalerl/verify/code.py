@@ -1,0 +1,128 @@
+"""Grades programs: the last Python block of a response is run on every unit test, in a sandbox, and all have to pass.
+
+A reference is JSON text, a list of tests as `scalerl prepare` writes it: {"input": stdin text, "output": stdout text}, or
+{"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted results. Expected outputs never enter the sandbox; they are compared here.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from scalerl.verify.answers import Verdict
+from scalerl.verify.sandbox import Outcome, Sandbox
+
+PYTHON_FENCES = ("```python", "```python3", "```py")
+TOLERANCE = 1e-6
+"""Relative or absolute, and only where a number with a decimal point or exponent is expected; integers are exact."""
+SPARE_OUTPUT_BYTES = 64 << 10
+"""An output longer than this and 16 times what is expected is wrong without being read."""
+PASSED, WRONG_OUTPUT = Verdict(True, "passed"), Verdict(False, "wrong_output")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Python source found in a response."""
+
+    source: str
+
+
+def find_program(text: str) -> Program | None:
+    """The last closed block fenced as ```python (or ```py, ```python3); None if there is none, or it is empty."""
+    found = ""
+    block: list[str] | None = None
+    for line in text.split("\n"):
+        fence = line.strip().lower()
+        if fence in PYTHON_FENCES:
+            block = []
+        elif fence == "```":
+            found = found if block is None else "\n".join(block)
+            block = None
+        elif block is not None:
+            block.append(line)
+    return Program(found) if found.strip() else None
+
+
+def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
+    """Passed, or the verdict of the first test that did not pass.
+
+    Time: up to the limits of the sandbox for each test.
+    """
+    for test in json.loads(reference):
+        verdict = _run_test(program, test, sandbox)
+        if not verdict.correct:
+            return verdict
+    return PASSED
+
+
+def _run_test(program: Program, test: dict[str, Any], sandbox: Sandbox) -> Verdict:
+    if "fn_name" in test:
+        outcome = sandbox.run(program.source, fn_name=test["fn_name"], arguments=test["arguments"])
+        expected = json.dumps(test["accepted"])
+    else:
+        outcome = sandbox.run(program.source, test["input"].encode())
+        expected = test["output"]
+    if outcome.status != "done":
+        return Verdict(False, outcome.status)
+    if len(outcome.output) > SPARE_OUTPUT_BYTES + 16 * len(expected):
+        return WRONG_OUTPUT
+    same = _same_result(outcome, test["accepted"]) if "fn_name" in test else same_text(outcome.output, expected)
+    return PASSED if same else WRONG_OUTPUT
+
+
+def same_text(output: bytes, expected: str) -> bool:
+    """Whether a program printed what is expected: the same lines but for blanks at their ends and empty lines at the end, or,
+    where numbers with a decimal point are expected, the same words within TOLERANCE."""
+    try:
+        text = output.decode()
+    except UnicodeDecodeError:
+        return False
+    lines, wanted = _lines(text), _lines(expected)
+    if lines == wanted:
+        return True
+    if len(lines) != len(wanted):
+        return False
+    pairs = [(line.split(), other.split()) for line, other in zip(lines, wanted, strict=True)]
+    return all(len(words) == len(others) and all(map(_same_word, words, others)) for words, others in pairs)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _same_word(word: str, expected: str) -> bool:
+    if word == expected:
+        return True
+    if expected.lstrip("+-").isdigit():
+        return False
+    try:
+        return _close(float(word), float(expected))
+    except ValueError:
+        return False
+
+
+def _same_result(outcome: Outcome, accepted: list[Any]) -> bool:
+    """Whether the JSON a call left is an accepted value; a program may have written anything there."""
+    try:
+        value = json.loads(outcome.output)
+        return any(same_value(value, expected) for expected in accepted)
+    except (ValueError, RecursionError, MemoryError):
+        return False
+
+
+def same_value(value: Any, expected: Any) -> bool:
+    """Equality of JSON values, floats that are expected within TOLERANCE; 2.0 is 2, but 1 is not true."""
+    numbers = isinstance(expected, int | float) and isinstance(value, int | float)
+    if numbers and not isinstance(expected, bool) and not isinstance(value, bool):
+        return _close(value, expected) if isinstance(expected, float) else value == expected
+    if type(value) is not type(expected):
+        return False
+    if isinstance(expected, list):
+        return len(value) == len(expected) and all(map(same_value, value, expected))
+    if isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(same_value(value[key], expected[key]) for key in expected)
+    return bool(value == expected)
+
+
+def _close(value: float, expected: float) -> bool:
+    return math.isclose(value, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
