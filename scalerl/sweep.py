@@ -84,7 +84,9 @@ def _check_distinct(runs: Sequence[GridPoint]) -> None:
     for run in runs:
         twin = first.setdefault(run.config.signature(), run)
         if twin is not run:
-            raise ValueError(f"{run.name} and {twin.name} would be the same run: an override or --seeds sets what the axis varies")
+            raise ValueError(
+                f"{run.name} and {twin.name} would be the same run: an override or --seeds sets what the axis varies"
+            )
 
 
 def scale_file(sweeps: Path, scale: str) -> Path:

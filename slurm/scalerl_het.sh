@@ -3,9 +3,10 @@
 #
 #   sbatch slurm/scalerl_het.sh model.path=... data.train=... data.heldout=... [FILE.toml ...] [key=value ...]
 #
-# As scalerl_100k.sh in everything else: it goes on through time limits, preemptions and dead nodes until its budget is used.
+# As scalerl_100k.sh in everything else, except that a second submission does not wait (Slurm would have the second half of the job wait
+# for its first): it finds the folder in use, and ends.
 #
-#SBATCH --job-name=scalerl_het --dependency=singleton
+#SBATCH --job-name=scalerl_het
 #SBATCH --requeue --open-mode=append --output=%x-%j.out
 #SBATCH --signal=B:USR1@600
 #

@@ -18,12 +18,17 @@ def test_grid_is_axis_times_seeds():
     assert {point.config.model.dtype for point in points} == {"float32"}
 
 
-def test_every_shipped_axis_makes_distinct_runs():
-    axes = [path for path in sorted(SWEEPS.glob("*.toml")) if path.name != "base.toml"]
-    assert len(axes) >= 7
-    for axis in axes:
-        points = grid([SWEEPS / "base.toml"], axis, 1)
-        assert len({point.config.signature() for point in points}) == len(points) > 1
+def test_an_axis_of_seeds_is_one_recipe():
+    points = grid([], SWEEPS / "seed.toml", 1)
+    assert [(point.name, point.config.seed) for point in points] == [(f"seed-seed{seed}", seed) for seed in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("axis", "num_seeds", "override"), [("loss_type", 1, "algo.loss_type=dapo"), ("loss_type", 2, "seed=7"), ("seed", 2, "")]
+)
+def test_two_runs_that_would_be_the_same_are_refused(axis, num_seeds, override):
+    with pytest.raises(ValueError, match="would be the same run: an override or --seeds sets what the axis varies"):
+        grid([], SWEEPS / f"{axis}.toml", num_seeds, [override] if override else [])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 AlarmKind = Literal["truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "reward", "not_finite"]
 
@@ -68,6 +69,8 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     rows: of metrics.jsonl, in order; other kinds than "step" are passed over. A step that trained nothing counts in no mean.
     """
     steps = [row for row in rows if row["kind"] == "step"]
+    if not steps:
+        return []
     numbers = [row["step"] for row in steps]
     found: list[Alarm] = []
     for kind, (values, levels) in _signs(steps).items():
@@ -115,14 +118,12 @@ def _window_means(values: np.ndarray) -> np.ndarray:
 
 def _baseline_medians(values: np.ndarray) -> np.ndarray:
     """The median of the BASELINE_STEPS before the window at every step; nan where there are fewer than WINDOW_STEPS numbers."""
-    medians = np.full(len(values), np.nan)
-    for index in range(2 * WINDOW_STEPS - 1, len(values)):
-        end = index + 1 - WINDOW_STEPS
-        before = values[max(0, end - BASELINE_STEPS) : end]
-        before = before[np.isfinite(before)]
-        if len(before) >= WINDOW_STEPS:
-            medians[index] = np.median(before)
-    return medians
+    padded = np.concatenate([np.full(BASELINE_STEPS + WINDOW_STEPS - 1, np.nan), values[: 1 - WINDOW_STEPS]])
+    before = np.sort(sliding_window_view(padded, BASELINE_STEPS)[: len(values)], axis=1)  # nan goes last
+    counts = np.count_nonzero(np.isfinite(before), axis=1)
+    middle = np.stack([np.maximum(counts - 1, 0) // 2, counts // 2], axis=1)
+    medians = np.take_along_axis(before, middle, axis=1).mean(axis=1)
+    return np.where(counts >= WINDOW_STEPS, medians, np.nan)
 
 
 def _stretches(kind: AlarmKind, numbers: Sequence[int], values: np.ndarray, levels: np.ndarray) -> list[Alarm]:

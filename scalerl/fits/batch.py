@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scalerl import files
+from scalerl.algo.stability import alarms
 from scalerl.fits.figures import axis_figure, run_figure, save
 from scalerl.fits.inputs import RunPoints, Unreadable, read_input
 from scalerl.fits.predictions import Scored, score, write_prediction
 from scalerl.fits.records import Options, RunRecord, fit_record, signature
 from scalerl.fits.report import write_report
 from scalerl.fits.tables import compare, write_tables
+from scalerl.metrics import read_rows
+from scalerl.paths import RunPaths
 
 MAX_READABLE = 100
 """File names keep this much of a run's key."""
@@ -57,7 +60,9 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
     ranked, paired = compare(records)
     write_tables(out, records, ranked, paired, scored)
     _draw(out / "figures", records, known)
-    write_report(out / "report.html", f"Curves of {path.name}", records, ranked, paired, scored, unreadable)
+    rows = {run.key: read_rows(RunPaths(run.folder).metrics) for run in runs if run.folder}
+    alarmed = {key: raised for key in rows if (raised := alarms(rows[key]))}
+    write_report(out / "report.html", f"Curves of {path.name}", records, ranked, paired, scored, unreadable, alarmed)
     # last: after an interruption, the figures that may be missing are those of runs not known here
     files.write_json(out / "fits.json", [asdict(record) for record in records])
     return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)

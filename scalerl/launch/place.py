@@ -107,7 +107,7 @@ class SlurmJob:
         return remaining_s
 
     def ending(self) -> str | None:
-        return slurm.ending(self.job_id)
+        return slurm.ending(self.job_id, self._allocation.restarts)
 
     def requeue(self) -> None:
         slurm.requeue(self.job_id)

@@ -126,6 +126,12 @@ class RoleProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    def abandon(self) -> None:
+        """SIGKILL what runs on this machine and leave the rest alone, as the steps of a job that Slurm has given to another start."""
+        if self._process is not None:
+            RoleProcess.kill(self)
+            self._end()
+
     def _end(self) -> None:
         assert self._process is not None and self._interval is not None
         with suppress(ProcessLookupError):

@@ -52,7 +52,7 @@ def status_line(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: dict[s
     if evals:
         parts.append(f"held-out {evals[-1]['pass_rate']:.3f} at step {evals[-1]['step']} (R0 {evals[0]['pass_rate']:.3f})")
     by_role = " + ".join(f"{gpu_hours[role]:.3g}" for role in ("generator", "trainer", "evaluator", "idle") if gpu_hours[role])
-    parts.append(f"GPU-hours {gpu_hours['total']:.4g} ({by_role})")
+    parts.append(f"GPU-hours {gpu_hours['total']:.4g}" + (f" ({by_role})" if by_role else ""))
     remaining_s = eta_s(config, steps, gpu_hours["total"])
     parts.append("ETA -" if remaining_s is None else f"ETA {format_duration(remaining_s)}")
     return " | ".join(parts)

@@ -172,6 +172,8 @@ class Allocation:
     start_s: float
     end_s: float | None
     """Unix time of the time limit; None without one."""
+    restarts: int
+    """How often Slurm has started the job again."""
     nodes: list[Node]
 
 
@@ -195,7 +197,8 @@ def allocation(job_id: str) -> Allocation:
     fields = _fields(components[0])
     start_s = parse_time(fields["StartTime"])
     assert start_s is not None, "a running job has started"
-    return Allocation(job_id=job_id, start_s=start_s, end_s=parse_time(fields["EndTime"]), nodes=nodes)
+    end_s = parse_time(fields["EndTime"])
+    return Allocation(job_id=job_id, start_s=start_s, end_s=end_s, restarts=int(fields["Restarts"]), nodes=nodes)
 
 
 def _fields(line: str) -> dict[str, str]:
@@ -221,25 +224,29 @@ def _count(ranges: str) -> int:
     return total
 
 
-def ending(job_id: str) -> str | None:
-    """Why Slurm is ending a job, such as CANCELLED, TIMEOUT or, while a preempted job has its grace, PREEMPTING; None: it is not.
+def ending(job_id: str, restarts: int) -> str | None:
+    """Why Slurm is ending a start of a job, the one after `restarts` others; None: it is not.
+
+    CANCELLED, TIMEOUT and the like; PREEMPTING while a preempted job has its grace; REQUEUED when a later start is at work already.
 
     Raises:
         SlurmError: scontrol failed.
     """
     fields = show("job", job_id)
+    if int(fields["Restarts"]) != restarts:
+        return "REQUEUED"
     if fields["JobState"] != "RUNNING":
         return fields["JobState"]
     return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None
 
 
-def kill_step(job_id: str, name: str) -> None:
-    """Kill the steps of this name, wherever they run; none is fine.
+def kill_step(job_ids: str, name: str) -> None:
+    """Kill the steps of this name in these jobs (separated by commas), wherever they run; none is fine.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    for line in call("squeue", "--noheader", "--steps", f"--jobs={job_id}", f"--format=%i{SEPARATOR}%j").splitlines():
+    for line in call("squeue", "--noheader", "--steps", f"--jobs={job_ids}", f"--format=%i{SEPARATOR}%j").splitlines():
         step_id, step_name = line.split(SEPARATOR, 1)
         if step_name == name:
             call("scancel", "--signal=KILL", step_id)

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from scalerl.algo.stability import Alarm, alarms
 from scalerl.files import read_json
 from scalerl.launch.accounting import reconcile
 from scalerl.launch.progress import format_duration
 from scalerl.launch.slurm import SlurmError, available
 from scalerl.launch.states import RunState, State, sweep_states
-from scalerl.metrics import ROLES
+from scalerl.metrics import ROLES, read_rows
 from scalerl.paths import RunPaths
 
 COLUMNS = ("run", "state", "step", "pass rate", "A (90 %)", "GPU-hours", "staleness", "dropped", "reason or last error")
@@ -88,8 +89,12 @@ def _row(state: RunState, budget: dict[str, Any]) -> tuple[str, ...]:
         format_hours(_used(state)) + (f"/{format_hours(budget['max_gpu_hours'])}" if budget["max_gpu_hours"] else ""),
         _number(latest.get("off_policyness_mean"), "{:.1f}"),
         _number(dropped, "{:.0%}"),
-        state.reason or status.get("last_error") or "",
+        "; ".join(filter(None, [state.reason or status.get("last_error"), *_standing_alarms(status)])),
     )
+
+
+def _standing_alarms(status: dict[str, Any]) -> list[str]:
+    return [f"ALARM {Alarm(**alarm)}" for alarm in status.get("alarms", [])]
 
 
 def _budget(paths: RunPaths) -> dict[str, Any]:
@@ -138,6 +143,8 @@ def run_details(state: RunState) -> str:
         _line("latest", ", ".join(f"{name} {_number(value, '{:.4g}')}" for name, value in latest.items()) or "-"),
         _line("ceiling A", _ceiling_details(status.get("curve"))),
     ]
+    raised = alarms(read_rows(paths.metrics))
+    lines += [_line("alarm", f"{alarm}, until {alarm.last_step}; {alarm.advice}") for alarm in raised]
     hours = status.get("gpu_hours")
     if hours:
         parts = ", ".join(f"{role} {format_hours(hours[role])}" for role in (*ROLES, "idle"))

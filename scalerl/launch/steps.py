@@ -16,6 +16,7 @@ from scalerl.launch.slurm import Allocation, Node, kill_step
 
 MEMORY_SHARE = 0.95
 """Of a node's memory that steps get; the batch script runs beside them."""
+HET_PREFIX = "SLURM_JOB_ID_HET_GROUP_"
 KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
 
 
@@ -41,12 +42,13 @@ class StepProcess(RoleProcess):
 
     def kill(self) -> None:
         """Kill the step; srun alone would leave its tasks running."""
-        kill_step(os.environ["SLURM_JOB_ID"], self.step_name)
+        components = {value for key, value in os.environ.items() if key == "SLURM_JOB_ID" or key.startswith(HET_PREFIX)}
+        kill_step(",".join(sorted(components)), self.step_name)
         super().kill()
 
 
 def _kept(key: str) -> bool:
-    return key in KEPT or key.startswith("SLURM_JOB_ID_HET_GROUP_")
+    return key in KEPT or key.startswith(HET_PREFIX)
 
 
 class _Room:

@@ -73,9 +73,11 @@ class Supervisor:
                 for process in [*self.layout.generators, self.layout.evaluator]:
                     process.start(self.paths, self.attempt, self.ledger)
                 state, reason = self._watch()
-            except (RunFailed, StaleAttempt) as error:
+            except RunFailed as error:
                 reason = str(error)
-            except JobEnds as error:
+            except (JobEnds, StaleAttempt) as error:
+                for process in self.layout.processes:
+                    process.abandon()
                 state, reason = self._after_job_ends(str(error))
             finally:
                 ignore_signals()  # nothing may cut the clean-up short
@@ -212,7 +214,11 @@ class Supervisor:
                 self.progress.note(f"alarm: {alarm}; {alarm.advice}")
 
     def _after_job_ends(self, ending: str) -> tuple[str, str]:
-        """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
+        """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it.
+
+        The steps end with the job, and otherwise with their attempt: an srun that were asked to end its step now would end that of
+        the same number in the job's next start.
+        """
         return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
     def _end(self, state: str, reason: str) -> tuple[str, str]:

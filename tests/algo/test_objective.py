@@ -21,14 +21,14 @@ LOG_RATIOS = [[[1.2], [-0.6, 0.0, 0.9]], [[0.1, 0.4], [-0.35, 0.002, 0.25, -0.1]
 REWARDS = [[1.0, -1.0], [1.0, 0.0]]
 
 
-def group(rewards, log_ratios, generator_logprob=log(0.5)):
+def group(rewards, log_ratios):
     """Rollouts of one prompt, as far as the objective reads them; the first token of each is forced and outside the loss."""
     return [
         SimpleNamespace(
             reward=reward,
             prompt_token_ids=[7, 8],
             completion_token_ids=list(range(len(values) + 1)),
-            logprobs=[0.0] + [generator_logprob] * len(values),
+            logprobs=[0.0] + [log(0.5)] * len(values),
             loss_mask=[False] + [True] * len(values),
         )
         for reward, values in zip(rewards, log_ratios, strict=True)

@@ -80,3 +80,13 @@ def test_run_names_cannot_break_the_page(tmp_path, points):
     fit_all(tmp_path / "p.csv", tmp_path / "out", Options())
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "out" / "report.html").read_text(), re.S)[1]
     assert "<" not in data and [run["key"] for run in json.loads(data)["runs"]] == [f"loss/{name}" for name in names]
+
+
+def test_alarms_are_in_the_report(tmp_path, write_run):
+    folder = write_run(tmp_path / "sweep" / "loss-cispo-seed0")
+    rows = [{"kind": "step", "step": step, "truncation_rate": 0.5} for step in range(1, 21)]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    fit_all(tmp_path / "sweep", tmp_path / "out", Options())
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<summary>Alarms</summary>" in text and "<td>truncation</td>" in text

@@ -2,12 +2,13 @@
 
 import pytest
 
+from scalerl.algo.stability import standing_alarms
 from scalerl.config import load_config
 from scalerl.launch.loggers import scalars, tensorboard_logger
 from scalerl.launch.progress import eta_s, format_duration, status_line
 from scalerl.paths import RunPaths
 
-HOURS = {"generator": 2.0, "trainer": 0.5, "evaluator": 0.25, "total": 2.75}
+HOURS = {"generator": 2.0, "trainer": 0.5, "evaluator": 0.25, "idle": 0.0, "total": 2.75}
 
 
 def step_row(step: int, **values) -> dict:
@@ -26,9 +27,15 @@ def test_the_line_by_hand():
     )
 
 
+def test_standing_alarms_come_first():
+    rows = [step_row(step, truncation_rate=0.5) for step in range(1, 21)]
+    line = status_line(load_config([], ["budget.max_steps=30"]), rows, HOURS, standing_alarms(rows))
+    assert line.startswith("step 20/30 | ALARM truncation 0.5 above 0.1 since step 20 | reward -0.500 | ")
+
+
 def test_nothing_to_say_yet():
     line = status_line(load_config([], ["budget.max_steps=11"]), [], dict.fromkeys(HOURS, 0.0))
-    assert line == "starting/11 | GPU-hours 0 (0 + 0 + 0) | ETA -"
+    assert line == "starting/11 | GPU-hours 0 | ETA -"
 
 
 def test_the_nearer_budget_sets_the_eta():

@@ -173,3 +173,14 @@ def test_five_hundred_runs_take_less_than_two_seconds():
     environment = os.environ | {"PYTHONPATH": str(repository)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alarms_in_table_and_details(tmp_path, write_run):
+    paths = write_run("one", state="finished", reason="max_steps reached")
+    rows = [{"kind": "step", "step": step, "truncation_rate": 0.5 if 20 < step <= 30 else 0.0} for step in range(1, 51)]
+    paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "truncation 0.25 above 0.1 since step 25, until 45; raise length" in status_report(paths.root)
+    alarm = {"kind": "reward", "step": 40, "last_step": 50, "value": -0.5, "level": -0.25, "advice": "look"}
+    write_json(paths.status, json.loads(paths.status.read_text()) | {"alarms": [alarm]})
+    remarks = cells(status_report(tmp_path / "sweep"), "one")["reason or last error"]
+    assert remarks == "max_steps reached; ALARM reward -0.5 below -0.25 since step 40"

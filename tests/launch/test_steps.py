@@ -9,7 +9,7 @@ from scalerl.launch.steps import step_layout
 
 
 def allocation(*nodes: Node) -> Allocation:
-    return Allocation(job_id="1", start_s=0.0, end_s=None, nodes=list(nodes))
+    return Allocation(job_id="1", start_s=0.0, end_s=None, restarts=0, nodes=list(nodes))
 
 
 def nodes(count: int, gpus: int, het_group: int = 0, prefix: str = "n") -> list[Node]:

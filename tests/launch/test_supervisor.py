@@ -37,8 +37,8 @@ def end(exhausted=False):
     attempt = json.loads((folder / "attempt.json").read_text())["attempt"]
     (folder / "end.json").write_text(json.dumps(dict(attempt=attempt, step=0, exhausted=exhausted)))
     sys.exit(0)
-def step_row(step):
-    post("step", step, reward=0.0, pass_rate=0.5, tokens=step * 10, off_policyness_mean=1.0)
+def step_row(step, **values):
+    post("step", step, reward=0.0, pass_rate=0.5, tokens=step * 10, off_policyness_mean=1.0, **values)
 """
 
 
@@ -340,3 +340,33 @@ def test_an_exit_code_of_zero_is_no_proof_that_the_trainer_has_finished(paths, m
     assert run(make_config("trainer.num_ranks=1"), paths) == 0
     assert "trainer-0 died with exit code 0" in read_json(paths.status)["last_error"]
     assert read_json(paths.status)["reason"] == "max_steps reached"
+
+
+def test_a_run_stops_on_an_alarm_and_goes_on_without(paths, make_config, script_roles, capsys):
+    script_roles(
+        """
+        if role == "trainer":
+            for step in range(1, 31):
+                if index == 0:
+                    step_row(step, truncation_rate=0.5)
+                time.sleep(0.05)
+                if (folder / "stop.json").exists(): break
+            end()
+        """
+    )
+    config = make_config("budget.max_steps=30", 'launch.stop_on_alarm=["truncation"]')
+    assert run(config, paths) == 0
+    status = read_json(paths.status)
+    assert (status["state"], status["final"]) == ("finished", False)
+    assert status["reason"] == "alarm: truncation 0.5 above 0.1 since step 20 (launch.stop_on_alarm)"
+    assert 20 <= status["step"] < 30
+    (alarm,) = status["alarms"]
+    assert (alarm["kind"], alarm["step"], alarm["last_step"]) == ("truncation", 20, status["step"])
+    assert "alarm: truncation 0.5 above 0.1 since step 20; raise length.max_solution_tokens" in capsys.readouterr().out
+
+    assert run(config, paths) == 0
+    assert "has finished (alarm: truncation" in capsys.readouterr().out
+    assert run(make_config("budget.max_steps=30"), paths) == 0
+    assert "ALARM truncation" in capsys.readouterr().out
+    status = read_json(paths.status)
+    assert (status["reason"], status["step"]) == ("max_steps reached", 30)

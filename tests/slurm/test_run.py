@@ -17,7 +17,7 @@ from scalerl.spool.policy import pending_evaluations
 REPO = Path(__file__).parents[2]
 ONE_NODE = ("--nodes=1", "--gpus-per-node=3", "--cpus-per-task=3", "--mem=8000")
 ONE_EACH = ("trainer.num_ranks=1", "generator.num=1")
-STEPS = 150
+STEPS = 80
 """More than the attempts that are cut short can do; each step takes some tenths of a second."""
 START_S = 150.0
 """Five processes import their engines on two cores."""
@@ -110,9 +110,10 @@ def make_run(cluster, inputs, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_run, cluster):
-    budget = 0.3  # six GPUs for three minutes
-    run = make_run(f"budget.max_gpu_hours={budget}")
+def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_run, cluster, tmp_path):
+    budget_file = tmp_path / "budget.toml"  # read again at every start of the job
+    budget_file.write_text("budget.max_gpu_hours = 100.0")
+    run = make_run(str(budget_file))
     shape = ("--nodes=2", "--gpus-per-node=3", "--cpus-per-task=6", "--mem=8000")
     job_id = run.submit(*shape, "--time=1")
     second = run.submit(*shape, "--time=5")
@@ -126,6 +127,8 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
     assert sorted(names) == ["batch", "evaluator.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)
+    budget = run.status()["gpu_hours"]["total"] + 6 * 55 / 3600  # of six GPUs: the start of the engines, and some steps
+    budget_file.write_text(f"budget.max_gpu_hours = {budget}")
     slurm.requeue(job_id)
 
     run.wait_for(lambda: run.attempt() == 3, "attempt 3")
@@ -134,9 +137,9 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     assert "max_gpu_hours" in run.status()["reason"]
     run.check_rows()
     steps = run.steps
-    slowest = max(after["gpu_hours"] - before["gpu_hours"] for before, after in zip(steps[-8:], steps[-7:], strict=True))
-    assert steps[-2]["gpu_hours"] < budget < steps[-1]["gpu_hours"] + 0.01
-    assert steps[-1]["gpu_hours"] < budget + 2 * slowest
+    # The step under way when the budget was reached, and one that began before the supervisor, which looks ten times a second, saw it.
+    assert sum(row["gpu_hours"] > budget for row in steps) <= 2
+    assert run.status()["gpu_hours"]["total"] >= budget
     row = steps[-1]
     parts = ("generator_gpu_hours", "trainer_gpu_hours", "evaluator_gpu_hours", "idle_gpu_hours")
     assert sum(row[part] for part in parts) == pytest.approx(row["gpu_hours"])
