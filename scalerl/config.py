@@ -18,6 +18,10 @@ from scalerl.algo.stability import AlarmKind
 
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
+CODE_INSTRUCTION = (
+    "Write the whole solution in Python, in one block that begins with ```python and ends with ```. Where the problem gives no "
+    "starter code, it is a program that reads from standard input and writes to standard output."
+)
 
 NOT_IDENTITY = {"budget", "checkpoint", "launch", "logging"}
 """Sections that may change while a run goes on."""
@@ -58,7 +62,11 @@ class DataConfig(Section):
     heldout: str = ""
     """heldout.parquet as written by `scalerl prepare`."""
     instruction: str = ""
-    """Text appended to every problem, such as "Put your final answer within \\boxed{}."."""
+    """Text appended to every math problem, such as "Put your final answer within \\boxed{}."."""
+    code_instruction: str = CODE_INSTRUCTION
+    """Text appended to every code problem."""
+    code_fraction: float | None = Field(None, gt=0, lt=1)
+    """Share of code among the prompts trained on, evenly interleaved. None: all prompts are one pool, whatever their task."""
 
 
 class LengthConfig(Section):
@@ -89,7 +97,13 @@ class LengthConfig(Section):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     @model_validator(mode="after")
-    def _interruption_fits(self) -> "LengthConfig":
+    def _control_bites(self) -> "LengthConfig":
+        free_tokens = self.penalty_max_tokens - self.penalty_cache_tokens
+        if self.length_control == "length_penalty" and free_tokens >= self.max_completion_tokens:
+            raise ValueError(
+                f"the length penalty begins at penalty_max_tokens - penalty_cache_tokens = {free_tokens}, which no completion of "
+                f"{self.max_completion_tokens} tokens exceeds; lower penalty_max_tokens"
+            )
         if self.length_control != "interruption":
             return self
         if not self.interruption_min_tokens <= self.interruption_max_tokens <= self.max_thinking_tokens:
@@ -172,6 +186,13 @@ class GeneratorConfig(Section):
     """KV cache an engine; 0: vLLM decides from the free device memory (GPU only, a CPU needs a number)."""
     verifier_workers: int = Field(2, ge=1)
     verify_timeout_s: float = Field(0.5, gt=0)
+    """CPU time a math answer may take to grade."""
+    code_timeout_s: int = Field(6, ge=1)
+    """CPU time a program may take on one unit test; wall time: four times that and 10 s to start."""
+    code_memory_mb: int = Field(1024, ge=64)
+    """Address space of a program, MiB."""
+    allow_weak_sandbox: bool = False
+    """Grade programs where bubblewrap does not work: they can then read and write every file that this user can."""
 
 
 class TrainerConfig(Section):

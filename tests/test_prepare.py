@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import unicodedata
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_bad_difficulty(value):
         ({"prompt": [], "reward_model": {"ground_truth": "1"}}, "no_prompt"),
         ({"prompt": [{"role": "assistant", "content": "p"}], "reward_model": {"ground_truth": "1"}}, "no_prompt"),
         ({"prompt": [{"role": "user", "content": "p"}], "reward_model": {"style": "rule"}}, "no_answer"),
+        ({"tests": [{"input": "1", "output": "2"}]}, "no_prompt"),
+        ({"problem": "p", "tests": []}, "bad_tests"),
+        ({"problem": "p", "tests": "[{"}, "bad_tests"),
+        ({"problem": "p", "tests": {"inputs": ["1"], "outputs": []}}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": "1"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": {}, "output": "1"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": "1", "output": "1", "testtype": "functional"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": "[1", "output": "1", "fn_name": "f"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": [1], "output": 1, "fn_name": "f()"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": [math.nan], "output": 1, "fn_name": "f"}]}, "bad_tests"),
+        ({"problem": "p", "tests": [{"input": "\ud800", "output": "1"}]}, "malformed"),
+        ({"problem": "p", "tests": [{"input": "1" * 5_000_000, "output": "1"}]}, "tests_too_large"),
+        ({"problem": "p", "tests": [{"input": "1", "output": "1"}], "starter_code": 5}, "malformed"),
     ],
 )
 def test_a_bad_row_is_named_and_counted_and_refused_by_strict(tmp_path, record, reason):
@@ -141,6 +155,71 @@ def test_an_unusable_file_is_an_error_that_names_it(tmp_path, name, content, mes
         prepare([path], tmp_path / "out", heldout_fraction=0.0)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    ("tests", "kept"),
+    [
+        ([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}], [{"input": "1 2\n", "output": "3\n"}]),
+        ({"inputs": ["1", ["1", "2"]], "outputs": ["2", 3]}, [{"input": "1", "output": "2"}, {"input": "1\n2", "output": "3"}]),
+        (
+            {"inputs": [[1, [2]], [3, []]], "outputs": [[5], [1, 2]], "fn_name": "f"},
+            [
+                {"fn_name": "f", "arguments": [1, [2]], "accepted": [[5], 5]},
+                {"fn_name": "f", "arguments": [3, []], "accepted": [[1, 2]]},
+            ],
+        ),
+        (
+            [{"input": '[1, 2]\n"a"', "output": "[3]", "testtype": "functional", "metadata": {"func_name": "f"}}],
+            [{"fn_name": "f", "arguments": [[1, 2], "a"], "accepted": [[3]]}],
+        ),
+        (
+            [{"type": "function_call", "fn_name": "f", "input": ["x"], "output": True}],
+            [{"fn_name": "f", "arguments": ["x"], "accepted": [True]}],
+        ),
+    ],
+)
+@pytest.mark.parametrize(("suffix", "as_text"), [(".jsonl", False), (".jsonl", True), (".json", False), (".parquet", True)])
+def test_tests_of_every_shape(tmp_path, tests, kept, as_text, suffix):
+    row = {"problem": "Add.", "tests": json.dumps(tests) if as_text else tests, "difficulty": "1/2", "other": 1}
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pd.DataFrame([row]).to_parquet(path)
+    else:
+        path.write_text(json.dumps([row] if suffix == ".json" else row))
+    (read,) = read_problem_file(path)
+    assert json.loads(read.problem.answer) == kept
+    assert (read.problem.task, read.problem.prompt, read.problem.difficulty) == ("code", "Add.", 0.5)
+
+
+def test_tests_as_a_parquet_column_of_records(tmp_path):
+    records = [[{"input": "1", "output": "2", "fn_name": None}, {"input": "3\n", "output": "4", "fn_name": None}]]
+    pd.DataFrame({"question": ["Add one."], "tests": records}).to_parquet(tmp_path / "rows.parquet")
+    (row,) = read_problem_file(tmp_path / "rows.parquet")
+    assert json.loads(row.problem.answer) == [{"input": "1", "output": "2"}, {"input": "3\n", "output": "4"}]
+
+
+def test_starter_code_follows_the_prompt_with_its_indentation(tmp_path):
+    row = {"prompt": "Add.\n", "tests": [{"input": "1", "output": "1"}], "starter_code": "class Solution:\n    def f(self): \n"}
+    (read,) = read_problem_file(write_lines(tmp_path / "rows.jsonl", [row]))
+    assert read.problem.prompt == "Add.\n\n```python\nclass Solution:\n    def f(self):\n```"
+
+
+def test_code_beside_math_in_one_prepared_set(tmp_path):
+    tests = [{"input": "1  2\n\n", "output": "3"}]
+    code = write_lines(tmp_path / "code.jsonl", [{"problem": f"Write {n}.", "tests": tests} for n in range(5)])
+    maths = write_lines(tmp_path / "math.jsonl", math_rows(7))
+    seen = []
+    count_tokens = lambda text, task: seen.append(task) or 1  # noqa: E731
+    report = prepare([maths, code], tmp_path / "out", heldout_fraction=0.0, count_tokens=count_tokens, max_prompt_tokens=2)
+    problems = load_problems(tmp_path / "out" / "train.parquet")
+    assert sorted(problem.task for problem in problems) == ["code"] * 5 + ["math"] * 7
+    assert seen == ["math"] * 7 + ["code"] * 5
+    assert {problem.answer for problem in problems if problem.task == "code"} == {json.dumps(tests)}  # its blanks stay
+    assert [entry.kept for entry in report.inputs] == [7, 5]
 
 
 # Preparing
@@ -201,7 +280,7 @@ def test_duplicates_conflicts_and_long_prompts(tmp_path):
     ]
     path = write_lines(tmp_path / "rows.jsonl", rows)
     report = prepare(
-        [path], tmp_path / "out", heldout_fraction=0.0, count_tokens=lambda text: len(text.split()), max_prompt_tokens=5
+        [path], tmp_path / "out", heldout_fraction=0.0, count_tokens=lambda text, task: len(text.split()), max_prompt_tokens=5
     )
     dropped = report.inputs[0].dropped
     assert {reason: entry.count for reason, entry in dropped.items()} == {

@@ -62,3 +62,20 @@ def test_a_bad_row_is_refused_before_anything_is_written(tmp_path, content, mess
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"both names must end in \.jsonl, or both in \.parquet"):
         verify_file(tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_code_rows_beside_math(tmp_path):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    tests = json.dumps([{"input": "1  2", "output": "1  2"}])
+    rows = [
+        {"response": "```python\nprint(input())\n```", "answer": tests, "task": "code"},
+        {"response": "print(input())", "answer": tests, "task": "code"},
+        {"response": "\\boxed{5}", "answer": 5, "task": "math"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = verify_file(source, output)
+    assert [json.loads(line)["reason"] for line in output.read_text().splitlines()] == ["passed", "no_code", "equal"]
+    assert report.accuracy == 2 / 3
+    source.write_text(json.dumps(rows[0] | {"answer": "5"}))
+    with pytest.raises(ValueError, match=":1: a row of the task code"):
+        verify_file(source, output)

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scalerl.data import arithmetic
+from scalerl.data.bad_row import BadRow, short
 from scalerl.data.problem import Problem, write_problems
-from scalerl.data.readers import BadRow, read_problem_file
+from scalerl.data.readers import read_problem_file
 from scalerl.files import write_json
 
 MAX_EXAMPLES = 5
@@ -31,8 +32,8 @@ class InputReport:
     train: int = 0
     heldout: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_difficulty, too_long, duplicate,
-    conflicting_answer (the prompt of an earlier row, with another answer)."""
+    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_tests, tests_too_large, bad_difficulty, too_long,
+    duplicate, conflicting_answer (the prompt of an earlier row, with another answer)."""
 
     def drop(self, reason: str, example: str) -> None:
         """Count a row under `reason`."""
@@ -70,13 +71,13 @@ def prepare(
     *,
     heldout_fraction: float,
     strict: bool = False,
-    count_tokens: Callable[[str], int] | None = None,
+    count_tokens: Callable[[str, str], int] | None = None,
     max_prompt_tokens: int | None = None,
 ) -> PrepareReport:
     """Write output/train.parquet, output/heldout.parquet and output/report.json from problem files.
 
-    Of several rows with one prompt the first is kept. Prompts of more than `max_prompt_tokens` by `count_tokens` are
-    dropped. `strict` refuses the first row that is not a problem (duplicates and long prompts are problems). The result
+    Of several rows with one prompt the first is kept. Prompts of more than `max_prompt_tokens` by `count_tokens(prompt, task)`
+    are dropped. `strict` refuses the first row that is not a problem (duplicates and long prompts are problems). The result
     depends on the rows alone: each file is sorted by prompt_id.
 
     Raises:
@@ -148,7 +149,7 @@ def check_fraction(heldout_fraction: float) -> None:
 def _why_dropped(
     problem: Problem | BadRow,
     kept: dict[str, Problem],
-    count_tokens: Callable[[str], int] | None,
+    count_tokens: Callable[[str, str], int] | None,
     max_prompt_tokens: int | None,
 ) -> tuple[str, str]:
     """Reason and message, both empty for a problem to keep."""
@@ -159,10 +160,10 @@ def _why_dropped(
             return "duplicate", f"the prompt of an earlier row of {earlier.source}"
         return (
             "conflicting_answer",
-            f"answer {problem.answer!r} to the prompt of an earlier row of {earlier.source}, where it is {earlier.answer!r}",
+            f"answer {short(problem.answer)} to the prompt of an earlier row of {earlier.source}, where it is {short(earlier.answer)}",
         )
     if count_tokens is not None and max_prompt_tokens is not None:
-        num_tokens = count_tokens(problem.prompt)
+        num_tokens = count_tokens(problem.prompt, problem.task)
         if num_tokens > max_prompt_tokens:
             return "too_long", f"a prompt of {num_tokens} tokens, over the limit of {max_prompt_tokens}"
     return "", ""

@@ -34,9 +34,9 @@ class Problem:
     prompt: str
     """Problem text, normalised; a chat template is applied later, by whoever talks to the model."""
     answer: str
-    """Reference answer; where several forms are accepted, one per line."""
+    """math: reference answer; where several forms are accepted, one per line. code: unit tests, the JSON of unit_tests.py."""
     task: str = "math"
-    """Which verifier grades it."""
+    """Which verifier grades it: "math" or "code"."""
     source: str
     """Name of the file it was read from."""
     difficulty: float | None = None
@@ -53,6 +53,14 @@ def make_problem(prompt: str, answers: Sequence[str], *, source: str, difficulty
         answer="\n".join(forms),
         source=source,
         difficulty=difficulty,
+    )
+
+
+def make_code_problem(prompt: str, tests: str, *, source: str, difficulty: float | None = None) -> Problem:
+    """The problem of a raw prompt and its unit tests, as `parse_tests` returns them."""
+    prompt = normalise(prompt)
+    return Problem(
+        prompt_id=compute_prompt_id(prompt), prompt=prompt, answer=tests, task="code", source=source, difficulty=difficulty
     )
 
 

@@ -1,12 +1,14 @@
 """Reads problem files in the shapes people have; a bad row is an item that names its file and line, not an exception.
 
-| shape    | row                                                                       |
-|----------|---------------------------------------------------------------------------|
-| Polaris  | problem, answer, optionally difficulty (a number or a fraction "3/8")     |
-| GSM8K    | question, answer ending in "#### 72"                                      |
-| verl     | prompt (chat messages), reward_model.ground_truth (string, number, array) |
+| shape    | row                                                                        |
+|----------|----------------------------------------------------------------------------|
+| Polaris  | problem, answer, optionally difficulty (a number or a fraction "3/8")      |
+| GSM8K    | question, answer ending in "#### 72"                                       |
+| verl     | prompt (chat messages), reward_model.ground_truth (string, number, array)  |
+| code     | problem, question or prompt, tests, optionally starter_code and difficulty |
 
-as a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
+A row with tests is a code problem; unit_tests.py says what they look like. All of these as a JSON list of objects (.json), one
+object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
 """
 
 import json
@@ -19,20 +21,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scalerl.data.problem import Problem, make_problem
+from scalerl.data.bad_row import BadRow, short
+from scalerl.data.problem import Problem, make_code_problem, make_problem
+from scalerl.data.unit_tests import parse_tests
 
 SHAPES = (
-    '{problem, answer[, difficulty]}, {question, answer ending in "#### 72"} or '
-    "{prompt: chat messages, reward_model: {ground_truth}}"
+    '{problem, answer[, difficulty]}, {question, answer ending in "#### 72"}, '
+    "{prompt: chat messages, reward_model: {ground_truth}} or {problem, tests[, starter_code]}"
 )
-
-
-class BadRow(Exception):
-    """A row that is not a problem: `reason` is the word it is counted under, the message says what is valid."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +111,8 @@ def parse_record(record: Any, *, source: str) -> Problem:
         raise record
     if not isinstance(record, dict):
         raise BadRow("malformed", f"a JSON {type(record).__name__} where an object is wanted")
+    if record.get("tests") is not None:
+        return _parse_code(record, source=source)
     if "problem" in record and "answer" in record:
         prompt, answers = record["problem"], parse_answers(record["answer"])
     elif "question" in record and "answer" in record:
@@ -123,11 +121,28 @@ def parse_record(record: Any, *, source: str) -> Problem:
         prompt, answers = _parse_messages(record["prompt"]), parse_answers(record["reward_model"].get("ground_truth"))
     else:
         raise BadRow("unknown_shape", f"has the keys {sorted(map(str, record))}; a row is {SHAPES}")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise BadRow("no_prompt", f"its prompt is {_short(prompt)}, where a text is wanted")
-    if any("\ud800" <= character <= "\udfff" for text in (prompt, *answers) for character in text):
-        raise BadRow("malformed", "its text holds half a surrogate pair, where valid Unicode is wanted")
+    _check_texts(prompt, *answers)
     return make_problem(prompt, answers, source=source, difficulty=parse_difficulty(record.get("difficulty")))
+
+
+def _parse_code(record: dict[str, Any], *, source: str) -> Problem:
+    """The problem of a row with unit tests; starter code follows the prompt, as a Python block."""
+    prompt = next((record[name] for name in ("problem", "question", "prompt") if record.get(name)), "")
+    prompt = _parse_messages(prompt) if isinstance(prompt, list) else prompt
+    starter = record.get("starter_code") or ""
+    if not isinstance(starter, str):
+        raise BadRow("malformed", f"its starter_code is {short(starter)}, where a text is wanted")
+    _check_texts(prompt, starter)
+    prompt = f"{prompt.rstrip()}\n\n```python\n{starter.rstrip()}\n```" if starter.strip() else prompt
+    tests = parse_tests(record["tests"])
+    return make_code_problem(prompt, tests, source=source, difficulty=parse_difficulty(record.get("difficulty")))
+
+
+def _check_texts(prompt: Any, *others: str) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise BadRow("no_prompt", f"its prompt is {short(prompt)}, where a text is wanted")
+    if any("\ud800" <= character <= "\udfff" for text in (prompt, *others) for character in text):
+        raise BadRow("malformed", "its text holds half a surrogate pair, where valid Unicode is wanted")
 
 
 def parse_answers(value: Any) -> list[str]:
@@ -150,14 +165,14 @@ def _answer_text(value: Any) -> str:
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else repr(value)
-    raise BadRow("no_answer", f"its answer is {_short(value)}, where a text or a finite number is wanted")
+    raise BadRow("no_answer", f"its answer is {short(value)}, where a text or a finite number is wanted")
 
 
 def _final_answer_of_gsm8k(text: Any) -> str:
     """What follows the last "####", thousands commas removed."""
     final = text.rpartition("####")[2].replace(",", "").strip() if isinstance(text, str) and "####" in text else ""
     if not final:
-        raise BadRow("no_answer", f'its answer is {_short(text)}, which does not end in "#### 72"')
+        raise BadRow("no_answer", f'its answer is {short(text)}, which does not end in "#### 72"')
     return final
 
 
@@ -165,7 +180,7 @@ def _parse_messages(messages: Any) -> str:
     """The text of a chat of one user message, after a system message where there is one."""
     wanted = "a list of one user message {role, content}, optionally after a system message"
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise BadRow("no_prompt", f"its prompt is {_short(messages)}, where {wanted} is wanted")
+        raise BadRow("no_prompt", f"its prompt is {short(messages)}, where {wanted} is wanted")
     roles = [message.get("role") for message in messages]
     contents = [message.get("content") for message in messages]
     if roles not in (["user"], ["system", "user"]) or not all(isinstance(content, str) for content in contents):
@@ -187,10 +202,5 @@ def parse_difficulty(value: Any) -> float | None:
     except (ValueError, ZeroDivisionError):
         difficulty = math.nan
     if not math.isfinite(difficulty):
-        raise BadRow("bad_difficulty", f'its difficulty is {_short(value)}, where a number or "3/8" is wanted')
+        raise BadRow("bad_difficulty", f'its difficulty is {short(value)}, where a number or "3/8" is wanted')
     return difficulty
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,7 +1,9 @@
 """The endless, seeded order in which prompts are trained on; its state is part of the trainer's checkpoint."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +46,9 @@ class PromptStream:
         self._num_completions = np.zeros(len(prompt_ids), np.int64)
         self._dropped = np.zeros(len(prompt_ids), bool)
         self._start_epoch(0)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._index
 
     @property
     def epoch(self) -> int:
@@ -121,3 +126,91 @@ class PromptStream:
 
     def _fingerprint(self) -> str:
         return hashlib.sha256("\n".join([str(self._seed), *self._prompt_ids]).encode()).hexdigest()[:16]
+
+
+class MixedStream:
+    """Prompts of several tasks at a fixed ratio, each task with the epochs and the history of a PromptStream of its own.
+
+    Of the first n prompts exactly floor(code_fraction * n) are code, spread as evenly as can be and the same for every seed. A
+    task that has run out (all its prompts were dropped) leaves its turns to the other.
+    """
+
+    def __init__(self, math_stream: PromptStream, code_stream: PromptStream, *, code_fraction: float) -> None:
+        assert 0 < code_fraction < 1, code_fraction
+        self._streams = (math_stream, code_stream)
+        self._code_fraction = Fraction(str(code_fraction))  # as it was written: .2 is a fifth, not the float nearest to it
+        self._turn = 0
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of all tasks at the start, dropped ones included."""
+        return sum(stream.num_prompts for stream in self._streams)
+
+    @property
+    def num_dropped(self) -> int:
+        """Prompts of all tasks dropped for good so far."""
+        return sum(stream.num_dropped for stream in self._streams)
+
+    def draw(self, count: int) -> list[str]:
+        """The next `count` prompts. Fewer, down to none, once every prompt of every task has been dropped."""
+        drawn: list[str] = []
+        while len(drawn) < count:
+            is_code = math.floor((self._turn + 1) * self._code_fraction) - math.floor(self._turn * self._code_fraction)
+            found = self._streams[is_code].draw(1) or self._streams[1 - is_code].draw(1)
+            if not found:
+                break
+            drawn += found
+            self._turn += 1
+        return drawn
+
+    def record(self, prompt_id: str, num_correct: int, num_completions: int) -> None:
+        """Add a finished group's completions to the history of its prompt."""
+        stream = next(stream for stream in self._streams if prompt_id in stream)
+        stream.record(prompt_id, num_correct, num_completions)
+
+    def state(self) -> dict[str, Any]:
+        """Everything `restore` needs, as JSON."""
+        return {"turn": self._turn, "streams": [stream.state() for stream in self._streams]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue as the mixture that `state` was taken from.
+
+        Raises:
+            ValueError: that one had other prompts or another seed.
+        """
+        for stream, saved in zip(self._streams, state["streams"], strict=True):
+            stream.restore(saved)
+        self._turn = state["turn"]
+
+
+def make_stream(
+    prompt_ids: Sequence[str],
+    code_ids: Collection[str],
+    *,
+    seed: int,
+    curriculum: Curriculum,
+    drop_pass_rate: float,
+    code_fraction: float | None,
+) -> PromptStream | MixedStream:
+    """The stream of a run: all prompts in one pool, or, with a `code_fraction`, its two tasks at that ratio.
+
+    code_ids: those of `prompt_ids` that are code problems.
+
+    Raises:
+        ValueError: as PromptStream; or a ratio of two tasks, and the prompts are of one.
+    """
+
+    def single(ids: Sequence[str]) -> PromptStream:
+        return PromptStream(ids, seed=seed, curriculum=curriculum, drop_pass_rate=drop_pass_rate)
+
+    if code_fraction is None:
+        return single(prompt_ids)
+    tasks: tuple[list[str], list[str]] = ([], [])
+    for prompt_id in prompt_ids:
+        tasks[prompt_id in code_ids].append(prompt_id)
+    if not all(tasks):
+        raise ValueError(
+            f"data.code_fraction={code_fraction} mixes two tasks, and the training set has {len(tasks[0])} math and "
+            f"{len(tasks[1])} code problems; prepare both into one set, or leave data.code_fraction out"
+        )
+    return MixedStream(single(tasks[0]), single(tasks[1]), code_fraction=code_fraction)

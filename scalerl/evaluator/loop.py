@@ -21,6 +21,7 @@ from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.inference.stop import StopSignal
+from scalerl.inference.verifier import start_verifier
 from scalerl.metrics import post_row
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import (
@@ -30,7 +31,6 @@ from scalerl.spool.policy import (
     pending_evaluations,
     wait_for_manifest,
 )
-from scalerl.verify.pool import VerifierPool
 
 POLL_S = 0.2
 NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
@@ -75,17 +75,16 @@ class Evaluator:
         self._config, self._paths, self._attempt, self._engine, self._stop = config, paths, attempt, engine, stop
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
-            tokenizer, instruction=config.data.instruction, max_prompt_tokens=config.length.max_prompt_tokens
+            tokenizer,
+            instruction=config.data.instruction,
+            code_instruction=config.data.code_instruction,
+            max_prompt_tokens=config.length.max_prompt_tokens,
         )
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
         self._problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
         for problem in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
-            self._prompts.encode(problem.prompt_id, problem.prompt)
-        self._pool = VerifierPool(
-            num_workers=config.generator.verifier_workers,
-            timeout_s=config.generator.verify_timeout_s,
-            think_end=config.length.think_end,
-        )
+            self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
+        self._pool = start_verifier(config, self._problems)
 
     def advance(self) -> None:
         pending = pending_evaluations(self._paths)

@@ -53,11 +53,13 @@ def sample_and_grade(
             return None
         while waiting and sampler.num_running < max_num_seqs:
             number = waiting.popleft()
-            token_ids = prompts.encode(problems[number].prompt_id, problems[number].prompt)
+            problem = problems[number]
+            token_ids = prompts.encode(problem.prompt_id, problem.prompt, problem.task)
             for _ in range(samples_per_prompt):
                 sampler.submit(number, token_ids)
         for completion in sampler.step():
-            verdict = pool.submit(completion.text, problems[completion.key].answer)
+            problem = problems[completion.key]
+            verdict = pool.submit(completion.text, problem.answer, problem.task)
             grading.append((completion.key, completion, verdict))
     for number, completion, verdict in grading:
         results[number].completions.append(completion)

@@ -24,10 +24,10 @@ from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.inference.stop import StopSignal
+from scalerl.inference.verifier import start_verifier
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import PolicyManifest, pinned_weights, read_manifest, wait_for_manifest
 from scalerl.spool.shards import Spool
-from scalerl.verify.pool import VerifierPool
 
 IDLE_S = 0.02
 RECONCILE_S = 2.0
@@ -96,10 +96,13 @@ class Generator:
         self._name = f"generator-{index}"
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
-            tokenizer, instruction=config.data.instruction, max_prompt_tokens=config.length.max_prompt_tokens
+            tokenizer,
+            instruction=config.data.instruction,
+            code_instruction=config.data.code_instruction,
+            max_prompt_tokens=config.length.max_prompt_tokens,
         )
         for problem in problems.values():  # a prompt that is too long ends the run now, not when its turn comes
-            self._prompts.encode(problem.prompt_id, problem.prompt)
+            self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
         self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(engine, tokenizer, config.length, seed)
         self._reward = partial(reward, penalty=_penalty(config.length))
         self._spool = Spool(paths.spool)
@@ -107,11 +110,7 @@ class Generator:
         self._groups: dict[int, Group] = {}
         self._reconcile_at_s = 0.0
         self._follower = PolicyFollower(paths, manifest)
-        self._pool = VerifierPool(
-            num_workers=config.generator.verifier_workers,
-            timeout_s=config.generator.verify_timeout_s,
-            think_end=config.length.think_end,
-        )
+        self._pool = start_verifier(config, problems.values())
 
     def advance(self) -> None:
         """Load a new policy if there is one, start groups, do one engine step, publish what is whole. Sleeps briefly if idle."""
@@ -175,7 +174,7 @@ class Generator:
             if prompt_id not in self._problems:
                 raise ValueError(f"group {group} has the prompt {prompt_id}, which {self._config.data.train} does not hold")
             problem = self._problems[prompt_id]
-            token_ids = self._prompts.encode(prompt_id, problem.prompt)
+            token_ids = self._prompts.encode(prompt_id, problem.prompt, problem.task)
             self._groups[group] = Group(group=group, problem=problem, num_completions=num_completions)
             for completion in range(num_completions):
                 self._sampler.submit((group, completion), token_ids)
@@ -183,7 +182,8 @@ class Generator:
     def _sample(self) -> None:
         for completion in self._sampler.step():
             group, index = completion.key
-            verdict = self._pool.submit(completion.text, self._groups[group].problem.answer)
+            problem = self._groups[group].problem
+            verdict = self._pool.submit(completion.text, problem.answer, problem.task)
             self._groups[group].add(index, completion, verdict)
 
     def _publish(self) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from scalerl.config import CODE_INSTRUCTION
+
 
 def load_tokenizer(model: str | Path) -> Any:
     """The tokenizer of a Hugging Face folder."""
@@ -14,24 +16,26 @@ def load_tokenizer(model: str | Path) -> Any:
 class PromptEncoder:
     """Problem text + instruction as token ids, in the tokenizer's chat template if it has one. Remembers what it encoded."""
 
-    def __init__(self, tokenizer: Any, *, instruction: str, max_prompt_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Any, *, instruction: str, max_prompt_tokens: int, code_instruction: str = CODE_INSTRUCTION
+    ) -> None:
         self._tokenizer = tokenizer
-        self._instruction = instruction
+        self._instructions = {"math": instruction, "code": code_instruction}
         self._max_prompt_tokens = max_prompt_tokens
         self._encoded: dict[str, list[int]] = {}
 
-    def count_tokens(self, problem_text: str) -> int:
+    def count_tokens(self, problem_text: str, task: str = "math") -> int:
         """Tokens of the prompt as the engine will see it."""
-        return len(self._tokenize(problem_text))
+        return len(self._tokenize(problem_text, task))
 
-    def encode(self, prompt_id: str, problem_text: str) -> list[int]:
+    def encode(self, prompt_id: str, problem_text: str, task: str = "math") -> list[int]:
         """Token ids, [prompt tokens].
 
         Raises:
             ValueError: the prompt is longer than length.max_prompt_tokens.
         """
         if prompt_id not in self._encoded:
-            token_ids = self._tokenize(problem_text)
+            token_ids = self._tokenize(problem_text, task)
             if len(token_ids) > self._max_prompt_tokens:
                 raise ValueError(
                     f"prompt {prompt_id} has {len(token_ids)} tokens with its instruction and chat template, "
@@ -40,8 +44,9 @@ class PromptEncoder:
             self._encoded[prompt_id] = token_ids
         return self._encoded[prompt_id]
 
-    def _tokenize(self, problem_text: str) -> list[int]:
-        text = f"{problem_text}\n{self._instruction}" if self._instruction else problem_text
+    def _tokenize(self, problem_text: str, task: str) -> list[int]:
+        instruction = self._instructions[task]
+        text = f"{problem_text}\n{instruction}" if instruction else problem_text
         if not self._tokenizer.chat_template:
             return list(self._tokenizer(text)["input_ids"])
         messages = [{"role": "user", "content": text}]

@@ -13,7 +13,7 @@
 | response | string | decoded completion |
 | reward | float32 | what the trainer sees |
 | correct | bool | the verifier's verdict |
-| verdict | string | why: "equal", "different", "no_answer", "timeout" or "crashed" |
+| verdict | string | why: the reason of scalerl.verify.answers.Verdict, such as "equal", "timeout", "wrong_output" |
 | finish_reason | string | "stop" or "length" |
 | truncated, interrupted | bool | the completion ran out of tokens; its thinking was cut short by force |
 | started_s, finished_s | float64 | unix time of admission and of the last token |

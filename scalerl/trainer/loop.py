@@ -36,7 +36,8 @@ class Trainer:
         self.config = config = RunConfig.model_validate(read_json(self.paths.config)["config"])
         control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
-        self.progress = Progress.begin(config, [problem.prompt_id for problem in problems])
+        code_ids = {problem.prompt_id for problem in problems if problem.task == "code"}
+        self.progress = Progress.begin(config, [problem.prompt_id for problem in problems], code_ids)
         saved = self._newest_checkpoint(control)
         model = saved.model if saved else config.model.path
         self.engine = TrainingEngine(config, model, control)

@@ -44,11 +44,15 @@ def _sequence(rollout: Rollout, advantage: float, weight: float) -> TrainingSequ
 
 
 def batch_statistics(groups: Sequence[Sequence[Rollout]], step: int) -> dict[str, Any]:
-    """What a step row says of all completions of the batch, before any filter. `step`: the policy version that trains them."""
+    """What a step row says of all completions of the batch, before any filter. `step`: the policy version that trains them.
+
+    Of a batch with several tasks there is also one `pass_rate_<task>` each."""
     rollouts = [rollout for group in groups for rollout in group]
     lengths = [len(rollout.completion_token_ids) for rollout in rollouts]
     lags = step - np.concatenate([rollout.policy_versions for rollout in rollouts])
     histogram = Counter(lags.tolist())
+    tasks = sorted({rollout.task for rollout in rollouts})
+    rates = {task: float(np.mean([rollout.correct for rollout in rollouts if rollout.task == task])) for task in tasks}
     return {
         "reward": float(np.mean([rollout.reward for rollout in rollouts])),
         "pass_rate": float(np.mean([rollout.correct for rollout in rollouts])),
@@ -60,4 +64,5 @@ def batch_statistics(groups: Sequence[Sequence[Rollout]], step: int) -> dict[str
         "off_policyness_mean": float(lags.mean()),
         "off_policyness_max": int(lags.max()),
         "num_groups": len(groups),
+        **({f"pass_rate_{task}": rate for task, rate in rates.items()} if len(tasks) > 1 else {}),
     }

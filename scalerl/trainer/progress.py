@@ -1,12 +1,12 @@
 """Where a run is: the state that decides what is trained next, apart from weights and optimizer. The same on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scalerl.algo.plateau import on_plateau
 from scalerl.config import RunConfig
-from scalerl.data.stream import PromptStream
+from scalerl.data.stream import MixedStream, PromptStream, make_stream
 from scalerl.spool.policy import admit_until, is_generation_policy
 from scalerl.spool.schema import Rollout
 
@@ -28,7 +28,7 @@ class Progress:
     """step: optimizer steps done, the policy version. next_group: the first group not trained. tokens, flops: cumulative."""
 
     config: RunConfig
-    stream: PromptStream
+    stream: PromptStream | MixedStream
     batch_prompts: int
     """Groups an optimizer step."""
     grown_batch_prompts: int
@@ -46,11 +46,16 @@ class Progress:
     """Steps skipped in a row because loss or gradient was not finite."""
 
     @classmethod
-    def begin(cls, config: RunConfig, prompt_ids: Sequence[str]) -> "Progress":
-        """The state before the first step, with its window admitted."""
+    def begin(cls, config: RunConfig, prompt_ids: Sequence[str], code_ids: Collection[str] = ()) -> "Progress":
+        """The state before the first step, with its window admitted. code_ids: those of prompt_ids that are code problems."""
         algo, prompts = config.algo, config.batch.prompts
-        stream = PromptStream(
-            prompt_ids, seed=config.seed, curriculum=algo.curriculum, drop_pass_rate=algo.curriculum_drop_pass_rate
+        stream = make_stream(
+            prompt_ids,
+            code_ids,
+            seed=config.seed,
+            curriculum=algo.curriculum,
+            drop_pass_rate=algo.curriculum_drop_pass_rate,
+            code_fraction=config.data.code_fraction,
         )
         progress = cls(config=config, stream=stream, batch_prompts=prompts, grown_batch_prompts=prompts)
         progress._admit()

@@ -4,9 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal[
-    "equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"
-]
+Reason = Literal["equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"]
 
 MAX_ANSWER_CHARACTERS = 10_000
 """A longer \\boxed{...} is no answer; of a text without one, only the last this many characters are searched."""

@@ -1,7 +1,8 @@
 """Grades programs: the last Python block of a response is run on every unit test, in a sandbox, and all have to pass.
 
-A reference is JSON text, a list of tests as `scalerl prepare` writes it: {"input": stdin text, "output": stdout text}, or
-{"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted results. Expected outputs never enter the sandbox; they are compared here.
+A reference is the JSON text of a list of tests, as scalerl/data/unit_tests.py writes it: {"input": stdin, "output": stdout}, or
+{"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted results. Expected outputs never enter the
+sandbox; they are compared here.
 """
 
 import json
@@ -43,6 +44,16 @@ def find_program(text: str) -> Program | None:
     return Program(found) if found.strip() else None
 
 
+def is_reference(text: Any) -> bool:
+    """Whether `text` is JSON of unit tests, as described above."""
+    try:
+        tests = json.loads(text)
+    except (TypeError, ValueError):
+        return False
+    stdin, call = {"input", "output"}, {"fn_name", "arguments", "accepted"}
+    return isinstance(tests, list) and bool(tests) and all(isinstance(t, dict) and set(t) in (stdin, call) for t in tests)
+
+
 def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
     """Passed, or the verdict of the first test that did not pass.
 
@@ -71,23 +82,18 @@ def _run_test(program: Program, test: dict[str, Any], sandbox: Sandbox) -> Verdi
 
 
 def same_text(output: bytes, expected: str) -> bool:
-    """Whether a program printed what is expected: the same lines but for blanks at their ends and empty lines at the end, or,
-    where numbers with a decimal point are expected, the same words within TOLERANCE."""
+    """Whether a program printed what is expected: as many lines (empty ones at the end do not count), in each the same words, and
+    where a number with a decimal point or exponent is expected, one within TOLERANCE."""
     try:
         text = output.decode()
     except UnicodeDecodeError:
         return False
-    lines, wanted = _lines(text), _lines(expected)
-    if lines == wanted:
-        return True
-    if len(lines) != len(wanted):
-        return False
-    pairs = [(line.split(), other.split()) for line, other in zip(lines, wanted, strict=True)]
-    return all(len(words) == len(others) and all(map(_same_word, words, others)) for words, others in pairs)
+    lines, wanted = ([line.split() for line in whole.rstrip().split("\n")] for whole in (text, expected))
+    return len(lines) == len(wanted) and all(map(_same_words, lines, wanted))
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
+def _same_words(words: list[str], expected: list[str]) -> bool:
+    return len(words) == len(expected) and all(map(_same_word, words, expected))
 
 
 def _same_word(word: str, expected: str) -> bool:
@@ -106,7 +112,7 @@ def _same_result(outcome: Outcome, accepted: list[Any]) -> bool:
     try:
         value = json.loads(outcome.output)
         return any(same_value(value, expected) for expected in accepted)
-    except (ValueError, RecursionError, MemoryError):
+    except (ValueError, OverflowError, RecursionError, MemoryError):
         return False
 
 

@@ -1,4 +1,4 @@
-"""`scalerl verify --input FILE --output FILE`: grades rows of response and answer."""
+"""`scalerl verify --input FILE --output FILE`: grades rows of response and answer, math or code."""
 
 import json
 import time
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from scalerl.files import write_atomic, write_text
 from scalerl.verify.answers import Verdict
+from scalerl.verify.code import is_reference
 from scalerl.verify.pool import VerifierPool
+from scalerl.verify.sandbox import Limits
 
 FORMATS = (".jsonl", ".parquet")
 
@@ -23,15 +25,17 @@ class VerifyReport:
     """Result of grading one file."""
 
     rows: int
+    correct: int
+    """Rows graded correct."""
     reasons: dict[str, int]
-    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed."""
+    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed; code: passed, wrong_output, ..."""
     wall_s: float
     """Time to grade all rows, without starting the processes, reading and writing."""
 
     @property
     def accuracy(self) -> float:
         """Share of rows graded correct."""
-        return self.reasons.get("equal", 0) / self.rows
+        return self.correct / self.rows
 
     @property
     def answers_per_s(self) -> float:
@@ -49,12 +53,13 @@ class VerifyReport:
 def verify_file(source: Path, output: Path, think_end: str = "", num_workers: int = 1, timeout_s: float = 0.5) -> VerifyReport:
     """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason (Verdict.reason).
 
-    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms); columns beyond these stay, older
-    ones called correct and reason are replaced.
+    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms). Where it has a "task" that is "code",
+    the answer is the unit tests of a prepared set, run within the default limits of the sandbox. Columns beyond these stay,
+    older ones called correct and reason are replaced.
 
     Raises:
-        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, or a row without one of the two; the
-            message names file and row, and nothing has been written.
+        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, a row without one of the two, or no sandbox
+            for code; the message names file and row, and nothing has been written.
     """
     if source.suffix != output.suffix or source.suffix not in FORMATS:
         raise ValueError(f"cannot grade {source} into {output}: both names must end in .jsonl, or both in .parquet")
@@ -63,17 +68,20 @@ def verify_file(source: Path, output: Path, think_end: str = "", num_workers: in
     rows = _read_rows(source)
     if not rows:
         raise ValueError(f"{source} holds no row; a row is {{response, answer}}")
-    references = [_reference(location, row) for location, row in rows]
-    with VerifierPool(num_workers=num_workers, timeout_s=timeout_s, think_end=think_end) as pool:
+    tasks = [_task(location, row) for location, row in rows]
+    code = Limits() if any(task == "code" for *_, task in tasks) else None
+    with VerifierPool(num_workers=num_workers, timeout_s=timeout_s, think_end=think_end, code=code) as pool:
         begin_s = time.monotonic()
-        futures = [pool.submit(row["response"], reference) for (_, row), reference in zip(rows, references, strict=True)]
+        futures = [pool.submit(*task) for task in tasks]
         verdicts = [future.result() for future in futures]
         wall_s = time.monotonic() - begin_s
     if source.suffix == ".parquet":
         _write_graded_table(source, output, verdicts)
     else:
         _write_graded_lines(output, [row for _, row in rows], verdicts)
-    return VerifyReport(rows=len(rows), reasons=dict(Counter(verdict.reason for verdict in verdicts)), wall_s=wall_s)
+    reasons: Counter[str] = Counter(verdict.reason for verdict in verdicts)
+    correct = sum(verdict.correct for verdict in verdicts)
+    return VerifyReport(rows=len(rows), correct=correct, reasons=dict(reasons), wall_s=wall_s)
 
 
 def _read_rows(source: Path) -> list[tuple[str, Any]]:
@@ -92,6 +100,18 @@ def _read_rows(source: Path) -> list[tuple[str, Any]]:
             except ValueError as error:
                 raise ValueError(f"{source}:{number} is not valid JSON ({error})") from None
     return rows
+
+
+def _task(location: str, row: Any) -> tuple[str, str, str]:
+    """Response, reference and task of a row: what VerifierPool.submit takes."""
+    if isinstance(row, dict) and row.get("task") == "code":
+        if not isinstance(row.get("response"), str) or not is_reference(row.get("answer")):
+            raise ValueError(
+                f"{location}: a row of the task code has the unit tests of a prepared set as its answer, not {row!r:.200}"
+            )
+        return row["response"], row["answer"], "code"
+    reference = _reference(location, row)
+    return row["response"], reference, "math"
 
 
 def _reference(location: str, row: Any) -> str:

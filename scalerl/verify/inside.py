@@ -1,8 +1,9 @@
 """What runs inside the sandbox: `python -I -S -c <this text> FD`; a program that is graded lives and dies in this process.
 
-FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without fn_name the program reads the test on stdin and
-answers on stdout. With it, the function of that name (of the class Solution, where there is one) is called, and its result goes
-to stdout as JSON; what it prints goes nowhere. Nothing here is worth protecting: no expected output ever comes here.
+FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without fn_name the program reads
+the test on stdin and answers on stdout. With it, the function of that name (of the class Solution, where there is one) is called,
+and its result goes to stdout as JSON; what it prints goes to stderr. Nothing here is worth protecting from the program: no
+expected output ever comes here.
 """
 
 import marshal
@@ -20,16 +21,25 @@ def take(descriptor):
 
 
 def limit(limits):
+    """Set limits for good: soft and hard."""
     import resource
 
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def call(module, fn_name, arguments):
+def run(program):
+    """The program as the main module."""
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(compile(program, "program.py", "exec"), module.__dict__)
+    return module
+
+
+def call(program, fn_name, arguments):
+    """Run the program, call its function, write the result to what was stdout."""
     result = os.dup(1)
     os.dup2(2, 1)
-    exec(module.__dict__.pop("__code__"), module.__dict__)
+    module = run(program)
     owner = module.Solution() if hasattr(module, "Solution") else module
     value = getattr(owner, fn_name)(*arguments)
     import json
@@ -39,18 +49,18 @@ def call(module, fn_name, arguments):
 
 
 def main():
+    """Do the task of this process."""
     task = take(int(sys.argv[1]))
     sys.argv = ["program.py"]
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
     limit(task["limits"])
     try:
-        module.__dict__["__code__"] = compile(task["program"], "program.py", "exec")
         if task["fn_name"]:
-            call(module, task["fn_name"], task["arguments"])
+            call(task["program"], task["fn_name"], task["arguments"])
         else:
-            exec(module.__dict__.pop("__code__"), module.__dict__)
+            run(task["program"])
     except MemoryError:
         os._exit(task["memory_exit"])
 
 
-main()
+if __name__ == "__main__":
+    main()

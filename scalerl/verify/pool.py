@@ -30,9 +30,7 @@ class VerifierPool:
     closed first, or the sandbox of programs failed. Use it as a context manager, or call `close`.
     """
 
-    def __init__(
-        self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None
-    ) -> None:
+    def __init__(self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None) -> None:
         """Start the processes, which takes about a second.
 
         Args:
@@ -170,6 +168,6 @@ def _start_server(num_workers: int, timeout_s: float, code: Limits | None) -> tu
         connection.recv()
     except (EOFError, RuntimeError) as error:
         process.kill()
-        code = process.wait()
-        raise RuntimeError(f"the verifier's server did not start (exit code {code}); its output is above") from error
+        exit_code = process.wait()
+        raise RuntimeError(f"the verifier's server did not start (exit code {exit_code}); its output is above") from error
     return process, connection

@@ -7,7 +7,8 @@
 | environment            | empty                                             | empty                                     |
 | other processes        | sees none, signals none, starts none              | signals none, starts none                 |
 | network                | none, not even loopback; no sockets               | no sockets                                |
-| CPU, memory, output    | limits, per input                                 | the same                                  |
+| CPU, memory, output    | limits, for each input                            | the same                                  |
+| the expected output    | is never in its reach                             | in the memory of a process of its user    |
 | threads                | 64 (root: only what memory allows)                | only what memory allows                   |
 """
 
@@ -108,13 +109,16 @@ class Sandbox:
         }
         with ExitStack() as stack:
             contents = (dumps(task), stdin, b"", b"")
-            files = [stack.enter_context(_memory_file(content)) for content in contents]
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="scalerl-code-"))
-            status = self._run(*files, scratch)
-            if os.fstat(files[0].fileno()).st_size:  # inside.py empties it, then starts the program
-                errors = _content(files[3]).decode(errors="replace").strip()
-                raise RuntimeError(f"the sandbox of {self.bwrap or 'no bwrap'} did not start a program ({status}): {errors}")
-            return Outcome(status=status, output=_content(files[2]) if status == "done" else b"")
+            given, test, output, errors = (stack.enter_context(_memory_file(content)) for content in contents)
+            weak = self.bwrap is None  # bwrap makes the scratch folder itself, in memory
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scalerl-code-")) if weak else "/"
+            status = self._run(given, test, output, errors, folder)
+            if os.fstat(given.fileno()).st_size:  # inside.py empties it, then starts the program
+                message = _content(errors).decode(errors="replace").strip()
+                raise RuntimeError(
+                    f"the sandbox ({self.bwrap or 'weak'}) failed before it started a program ({status}): {message}"
+                )
+            return Outcome(status=status, output=_content(output) if status == "done" else b"")
 
     def _works(self) -> bool:
         try:
@@ -133,7 +137,7 @@ class Sandbox:
         # Without a user namespace of its own it would count everything that this user runs.
         return limits if self.bwrap is None else limits | {"RLIMIT_NPROC": THREADS}
 
-    def _run(self, task: IO[bytes], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], scratch: str) -> Status:
+    def _run(self, task: IO[bytes], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], folder: str) -> Status:
         with _memory_file(self._filter) as filter_file:
             descriptors = [task.fileno(), filter_file.fileno()]
             process = subprocess.Popen(
@@ -142,7 +146,7 @@ class Sandbox:
                 stdout=stdout,
                 stderr=stderr,
                 env={},
-                cwd=scratch,
+                cwd=folder,
                 pass_fds=descriptors,
                 start_new_session=True,
                 preexec_fn=_confine(self._filter, os.getpid()) if self.bwrap is None else None,
@@ -163,7 +167,7 @@ class Sandbox:
         library = str(Path(python).parents[1] / "lib")
         visible = [word for path in (python, library, *LIBRARIES) for word in ("--ro-bind-try", path, path)]
         return [
-            *(self.bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"),
+            *(self.bwrap, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv"),
             *visible,
             *("--size", str(SCRATCH_BYTES), "--tmpfs", "/scratch", "--chdir", "/scratch", "--remount-ro", "/"),
             *("--seccomp", str(filter_), "--"),
@@ -173,7 +177,7 @@ class Sandbox:
 
 def _memory_file(content: bytes) -> IO[bytes]:
     """A file in memory, in no file system, at its beginning; the caller closes it."""
-    file = open(os.memfd_create("scalerl"), "w+b")
+    file = open(os.memfd_create("scalerl"), "w+b")  # noqa: SIM115 - as a context of its own it would be closed here
     file.write(content)
     file.seek(0)
     return file

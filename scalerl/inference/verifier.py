@@ -1,0 +1,26 @@
+"""The verifier of a generator or an evaluator."""
+
+from collections.abc import Iterable
+
+from scalerl.config import RunConfig
+from scalerl.data.problem import Problem
+from scalerl.verify.pool import VerifierPool
+from scalerl.verify.sandbox import Limits
+
+
+def start_verifier(config: RunConfig, problems: Iterable[Problem]) -> VerifierPool:
+    """The pool that grades these problems as the config says. It needs a sandbox only where one of them is code.
+
+    Raises:
+        ValueError: there is a code problem, and no sandbox for programs here.
+    """
+    generator = config.generator
+    limits = Limits(
+        cpu_s=generator.code_timeout_s, memory_mb=generator.code_memory_mb, allow_weak_sandbox=generator.allow_weak_sandbox
+    )
+    return VerifierPool(
+        num_workers=generator.verifier_workers,
+        timeout_s=generator.verify_timeout_s,
+        think_end=config.length.think_end,
+        code=limits if any(problem.task == "code" for problem in problems) else None,
+    )
