@@ -136,9 +136,9 @@ def _add_run(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from scalerl.config import load_config
     from scalerl.launch.supervisor import run
     from scalerl.paths import RunPaths
+    from scalerl.settings import load_config
 
     settings = [*arguments.settings, *arguments.overrides]
     files = [Path(text) for text in settings if "=" not in text]
@@ -262,8 +262,8 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from scalerl.config import load_config
     from scalerl.evaluator import evaluate_model
+    from scalerl.settings import load_config
 
     config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
     if arguments.samples_per_prompt < 1:

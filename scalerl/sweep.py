@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalerl.config import RunConfig, build_config, check_key, flatten, parse_override, read_toml
+from scalerl.config import RunConfig
+from scalerl.settings import build_config, check_key, flatten, parse_override, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)

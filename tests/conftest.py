@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from scalerl.config import RunConfig, build_config
+from scalerl.config import RunConfig
 from scalerl.data.problem import Problem, write_problems
 from scalerl.fence import claim_attempt
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 from scalerl.spool.policy import EvaluationRequest, PolicyManifest, publish_manifest, publish_weights, request_evaluation
 from scalerl.spool.shards import Spool
 

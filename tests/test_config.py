@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.config import RunConfig, build_config, differences, load_config, parse_override
+from scalerl.config import RunConfig
+from scalerl.settings import build_config, differences, load_config, parse_override
 
 REPOSITORY = Path(__file__).parent.parent
 

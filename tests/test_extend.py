@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from scalerl.cli import main
-from scalerl.config import load_config
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.extend import extend_here, extend_on_slurm, plan_extension
 from scalerl.files import read_json, write_json
 from scalerl.launch.folder import read_config, save_config
 from scalerl.launch.site import SiteConfig
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from scalerl.config import load_config
 from scalerl.files import write_json
 from scalerl.launch.folder import save_config
 from scalerl.launch.records import Submission, submissions_dir, write_submission
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 REPEATS = 3
 MAX_S = 2.0

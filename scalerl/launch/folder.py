@@ -5,10 +5,11 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from scalerl.config import NOT_IDENTITY, RunConfig, build_config, differences, flatten
+from scalerl.config import NOT_IDENTITY, RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config, differences, flatten
 
 
 def check_inputs(config: RunConfig, on_cpu: bool) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from scalerl.config import Section, describe_errors
+from scalerl.config import Section
+from scalerl.settings import describe_errors
 
 DEFAULT_SITE = Path("slurm") / "site.toml"
 

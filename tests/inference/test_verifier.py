@@ -2,9 +2,9 @@
 
 import pytest
 
-from scalerl.config import build_config
 from scalerl.data.problem import Problem
 from scalerl.inference.verifier import start_verifier
+from scalerl.settings import build_config
 from scalerl.verify.answers import Verdict
 
 MATH = Problem(prompt_id="a", prompt="1+1?", answer="2", source="test")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scalerl.config import build_config
 from scalerl.launch.folder import save_config
 from scalerl.launch.forecast import (
     count_parameters,
@@ -18,6 +17,7 @@ from scalerl.launch.forecast import (
     shape,
 )
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.config import load_config
 from scalerl.launch import processes
 from scalerl.launch.local import local_layout, visible_gpus
 from scalerl.launch.processes import RoleProcess
 from scalerl.metrics import ComputeLedger
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 
 def running(pid: int) -> bool:

@@ -3,10 +3,10 @@
 import pytest
 
 from scalerl.algo.stability import standing_alarms
-from scalerl.config import load_config
 from scalerl.launch.loggers import scalars, tensorboard_logger
 from scalerl.launch.progress import eta_s, format_duration, status_line
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 HOURS = {"generator": 2.0, "trainer": 0.5, "evaluator": 0.25, "idle": 0.0, "total": 2.75}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.config import build_config
 from scalerl.files import read_json, write_json
 from scalerl.launch.folder import save_config
 from scalerl.launch.records import Submission, submissions_dir, write_submission
 from scalerl.launch.slurm import QueuedJob
 from scalerl.launch.states import run_state, sweep_states
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 
 NOW = time.time()
 LIMITS = {"max_steps": 10, "max_gpu_hours": None}

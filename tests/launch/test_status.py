@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from scalerl.cli import main
-from scalerl.config import load_config
 from scalerl.files import write_json
 from scalerl.launch.folder import save_config
 from scalerl.launch.status import COLUMNS, format_hours, status_report
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 CURVE = {"a": 0.6124, "lo90": 0.6, "hi90": 0.625, "identified": True, "reason": ""}
 LATEST = {"pass_rate": 0.53214, "off_policyness_mean": 3.25, "dropped_share": 0.125}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from scalerl.config import load_config
 from scalerl.launch.site import StepsSite
 from scalerl.launch.slurm import Allocation, Node
 from scalerl.launch.steps import step_layout
+from scalerl.settings import load_config
 
 
 def allocation(*nodes: Node) -> Allocation:

@@ -11,13 +11,13 @@ import pytest
 
 import scalerl.launch.submission as submission_module
 from scalerl.cli import main
-from scalerl.config import build_config
 from scalerl.files import read_json, write_json
 from scalerl.launch.job import find_run
 from scalerl.launch.records import read_submissions, submissions_dir
 from scalerl.launch.site import SiteConfig, SlurmSite
 from scalerl.launch.states import sweep_states
 from scalerl.launch.submission import JobShape, job_shape
+from scalerl.settings import build_config
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 ENVIRONMENT = {"PYTHONPATH": str(SWEEPS.parent)}

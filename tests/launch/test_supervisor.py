@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.config import RunConfig, load_config
+from scalerl.config import RunConfig
 from scalerl.data.problem import make_problem, write_problems
 from scalerl.files import read_json
 from scalerl.launch import processes
 from scalerl.launch.supervisor import run
 from scalerl.metrics import read_rows
 from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 REAL_PYTHON = sys.executable
 FAKE_ROLE = """

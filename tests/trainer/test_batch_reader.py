@@ -9,8 +9,8 @@ import pytest
 from fake_generator import VOCABULARY, make_group
 from torch import distributed as dist
 
-from scalerl.config import build_config
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 from scalerl.spool.schema import SCHEMA, ShardError
 from scalerl.spool.shards import Spool
 from scalerl.trainer import batch

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scalerl.config import build_config
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 from scalerl.trainer.checkpoint import FORMAT, SavedState, _signature, collect_old_checkpoints, find_checkpoint
 
 CONFIG = build_config({"budget.max_steps": 1, "trainer.num_ranks": 2})

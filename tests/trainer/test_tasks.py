@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fake_generator import make_group
 
-from scalerl.config import build_config
+from scalerl.settings import build_config
 from scalerl.trainer.objective import batch_statistics
 from scalerl.trainer.progress import Progress
 

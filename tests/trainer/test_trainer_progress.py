@@ -8,7 +8,7 @@ from fake_generator import make_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalerl.config import build_config
+from scalerl.settings import build_config
 from scalerl.trainer.progress import Progress
 
 PROMPTS = [f"prompt-{number}" for number in range(50)]

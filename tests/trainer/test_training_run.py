@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from scalerl.config import build_config
 from scalerl.data.problem import Problem, write_problems
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
+from scalerl.settings import build_config
 from scalerl.spool.policy import hash_weights, pending_evaluations, read_manifest
 
 PROMPTS, COMPLETIONS, STEPS = 4, 4, 4

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from scalerl.config import RunConfig, build_config
+from scalerl.config import RunConfig
+from scalerl.settings import build_config
 from scalerl.spool.schema import Rollout
 
 VOCABULARY = 31

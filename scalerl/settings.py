@@ -1,0 +1,130 @@
+"""From files to a RunConfig: TOML < `key=value` overrides, keys as dotted names, unknown ones refused with the nearest valid name."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from scalerl.config import RunConfig
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@cache
+def known_keys() -> list[str]:
+    """Every dotted key a config may set, in order of definition."""
+    return list(flatten(RunConfig().model_dump()))
+
+
+def check_key(key: str, origin: str) -> None:
+    """Refuse a dotted key RunConfig does not have.
+
+    Raises:
+        ValueError: names `origin`, the key and the nearest valid names.
+    """
+    keys = known_keys()
+    if key in keys:
+        return
+    last = key.rsplit(".", 1)[-1]
+    near = [known for known in keys if known.rsplit(".", 1)[-1] == last]
+    near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(keys)}"
+    raise ValueError(f"{origin}: unknown key {key!r}; {hint}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`algo.loss_type=dapo` as (key, value); the value is read as TOML, or else as a plain string.
+
+    Raises:
+        ValueError: there is no "=" in `text`.
+    """
+    key, separator, raw = text.partition("=")
+    if not separator:
+        raise ValueError(f"override {text!r} is not of the form key=value, such as algo.loss_type=dapo")
+    try:
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), raw.strip()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The dotted keys and values of one TOML file, keys checked.
+
+    Raises:
+        ValueError: the file is not TOML or sets an unknown key.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        values = flatten(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    for key in values:
+        check_key(key, str(path))
+    return values
+
+
+def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """A validated RunConfig from dotted keys.
+
+    Raises:
+        ValueError: one line for every value that is wrong, with what is valid.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        check_key(key, origin)
+        *tables, name = key.split(".")
+        table = nested
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[name] = value
+    try:
+        return RunConfig.model_validate(nested)
+    except ValidationError as error:
+        raise ValueError(f"{origin}: {describe_errors(error)}") from None
+
+
+def describe_errors(error: ValidationError) -> str:
+    """What is wrong with each value, in one line."""
+    return "; ".join(_describe(item) for item in error.errors())
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{item['ctx']['error']}"
+    return f"{key} = {item['input']!r}: {item['msg']}"
+
+
+def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConfig:
+    """Defaults < `paths` in order < `overrides` ("key=value").
+
+    Raises:
+        ValueError: an unknown key or an invalid value, with the way out.
+    """
+    flat: dict[str, Any] = {}
+    for path in paths:
+        flat.update(read_toml(path))
+    for text in overrides:
+        key, value = parse_override(text)
+        check_key(key, f"override {text!r}")
+        flat[key] = value
+    return build_config(flat, " + ".join(str(path) for path in paths) or "config")
+
+
+def differences(first: RunConfig, second: RunConfig) -> list[str]:
+    """The dotted keys in which two configs differ, with both values."""
+    left, right = flatten(first.model_dump()), flatten(second.model_dump())
+    return [f"{key}: {left[key]!r} -> {right[key]!r}" for key in left if left[key] != right[key]]
