@@ -16,7 +16,6 @@ from scalerl.launch.states import run_state, sweep_states
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
 
-NOW = time.time()
 LIMITS = {"max_steps": 10, "max_gpu_hours": None}
 
 
@@ -33,14 +32,14 @@ def make_run(folder) -> RunPaths:
 
 def tell(run: RunPaths, state: str, *, age_s: float = 0.0, **values) -> None:
     status = {"state": state, "reason": f"it is {state}", "final": False, "step": 4, "gpu_hours": {"total": 1.0}, **LIMITS}
-    write_json(run.status, status | {"updated_s": NOW - age_s} | values)
+    write_json(run.status, status | {"updated_s": time.time() - age_s} | values)
 
 
 def own(run: RunPaths, *, host: str, pid: int, age_s: float = 0.0, job_id: str | None = None) -> None:
     started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
     owner = {"attempt": 1, "host": host, "pid": pid, "started_ticks": int(started), "job_id": job_id}
     write_json(run.attempt, owner)
-    os.utime(run.attempt, (NOW - age_s, NOW - age_s))
+    os.utime(run.attempt, (time.time() - age_s, time.time() - age_s))
 
 
 def job(state: str, reason: str = "None", job_id: str = "7_0") -> dict[str, QueuedJob]:
@@ -75,10 +74,10 @@ def test_a_run_with_a_job(run, told, queued, state, reason):
 
 def test_what_an_earlier_job_said_does_not_count(run):
     tell(run, "failed", age_s=100)
-    found = run_state(run, "8", {}, submitted_s=NOW - 50)
+    found = run_state(run, "8", {}, submitted_s=time.time() - 50)
     assert (found.state, found.vanished) == ("failed", True)
     assert "job 8 is not in the queue" in found.reason
-    assert run_state(run, "8", {}, submitted_s=NOW - 200).reason == "it is failed"
+    assert run_state(run, "8", {}, submitted_s=time.time() - 200).reason == "it is failed"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,9 @@ def test_a_finished_run_whose_budget_was_raised_can_go_on(run, values, budget, s
 
 def submitted(sweep_dir, *runs: str, number: int = 0, job_id: str | None = "7", age_s: float = 100.0) -> Submission:
     submissions_dir(sweep_dir).mkdir(exist_ok=True)
-    record = Submission(id=f"{number:04d}-x", job_name=f"unique{number}", runs=list(runs), submitted_s=NOW - age_s, job_id=job_id)
+    record = Submission(
+        id=f"{number:04d}-x", job_name=f"unique{number}", runs=list(runs), submitted_s=time.time() - age_s, job_id=job_id
+    )
     write_submission(sweep_dir, record)
     return record
 
