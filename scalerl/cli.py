@@ -136,13 +136,17 @@ def _add_run(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from scalerl.launch.folder import read_config
     from scalerl.launch.supervisor import run
     from scalerl.paths import RunPaths
     from scalerl.settings import load_config
 
+    paths = RunPaths(arguments.dir)
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and paths.config.exists():
+        return run(read_config(paths), paths)  # weeks may lie between two starts of a job, and its files may have been edited
     settings = [*arguments.settings, *arguments.overrides]
     files = [Path(text) for text in settings if "=" not in text]
-    return run(load_config(files, [text for text in settings if "=" in text]), RunPaths(arguments.dir))
+    return run(load_config(files, [text for text in settings if "=" in text]), paths)
 
 
 def _add_sweep(commands) -> None:

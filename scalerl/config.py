@@ -231,8 +231,8 @@ class CheckpointConfig(Section):
 class LaunchConfig(Section):
     max_restarts: int = Field(3, ge=0)
     """How often each role may die and be started again within one attempt before the run ends."""
-    stop_deadline_s: float = Field(300, gt=0)
-    """Time the roles have to checkpoint and end when the run stops, before they are killed."""
+    stop_deadline_s: float = Field(1800, gt=0)
+    """Time the trainer has to end its step and checkpoint when the run stops; a step of long completions takes many minutes."""
     evaluation_deadline_s: float = Field(14_400, gt=0)
     """Time the evaluator has, after the last step, for the evaluations still due."""
     wait_for_weights_s: float = Field(1800, gt=0)

@@ -72,11 +72,11 @@ def _started_ticks(pid: int) -> int | None:
     return None if state == "Z" else int(fields[18])
 
 
-def claim_attempt(paths: RunPaths, job_id: str | None = None) -> int:
+def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0) -> int:
     """Take the folder over for this process and return the new attempt number.
 
-    `job_id` is the Slurm job this process runs in. A requeued job keeps its number, so an owner of the same job is an earlier
-    start of it: dead, or cut off from Slurm and fenced off from now on.
+    `job_id` is the Slurm job this process runs in, `restarts` how often Slurm has started it again. An owner of another start of
+    the same job is dead, or cut off from Slurm and fenced off from now on.
 
     Raises:
         ValueError: another supervisor is alive in the folder, or is claiming it.
@@ -91,7 +91,7 @@ def claim_attempt(paths: RunPaths, job_id: str | None = None) -> int:
             f"{LOCK_EXPIRES_S:.0f} s"
         ) from None
     try:
-        return _claim_locked(paths, job_id)
+        return _claim_locked(paths, job_id, restarts)
     finally:
         lock.unlink()
 
@@ -105,17 +105,19 @@ def _remove_stale(lock: Path) -> None:
             stale.unlink()
 
 
-def _claim_locked(paths: RunPaths, job_id: str | None) -> int:
+def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
     attempt = 1
     if paths.attempt.exists():
         owner = read_json(paths.attempt)
         attempt = owner["attempt"] + 1
-        if _alive(paths, owner) and (job_id is None or owner["job_id"] != job_id):
+        earlier_start = job_id is not None and owner["job_id"] == job_id and owner["restarts"] != restarts
+        if _alive(paths, owner) and not earlier_start:
             raise ValueError(
                 f"{paths.root} is being run by process {owner['pid']} on {owner['host']} (attempt {owner['attempt']}); "
                 f"stop it first, or choose another --dir"
             )
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid()), "job_id": job_id}
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid())}
+    me |= {"job_id": job_id, "restarts": restarts}
     write_json(paths.attempt, {"attempt": attempt, **me})
     return attempt
 

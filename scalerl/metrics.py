@@ -89,6 +89,10 @@ class ComputeLedger:
     def save(self) -> None:
         write_json(self._path, {"saved_s": time.time(), "intervals": [asdict(interval) for interval in self._intervals]})
 
+    def num_jobs_since(self, time_s: float) -> int:
+        """Slurm jobs, or starts of one, that began after a unix time."""
+        return sum(interval.role == "allocation" and interval.start_s > time_s for interval in self._intervals)
+
     def gpu_hours(self, until_s: float | None = None) -> dict[str, float]:
         """GPU-hours up to a unix time (default: now): one entry a role, "idle", and their sum as "total"."""
         until_s = time.time() if until_s is None else until_s

@@ -8,7 +8,7 @@
 #
 #SBATCH --job-name=scalerl_het
 #SBATCH --requeue --open-mode=append --output=%x-%j.out
-#SBATCH --signal=B:USR1@600
+#SBATCH --signal=B:USR1@1800
 #
 # --- what a site must change ----------------------------------------------------------------------------------------------------
 ##SBATCH --account=myproject
@@ -26,4 +26,5 @@ PYTHON=${PYTHON:-.venv/bin/python}          # made by `make setup`; relative to 
 # Container and srun flags of the steps: slurm/site.toml. Model and data: above, or in sweeps/base.toml.
 # --------------------------------------------------------------------------------------------------------------------------------
 
+trap '' USR1    # until Python, which takes this shell's place, is there to hear the warning
 exec "$PYTHON" -m scalerl run sweeps/base.toml sweeps/scale/16k.toml --dir "$RUN_DIR" "$@"

@@ -394,7 +394,8 @@ print(*sorted(set(found)))
 """
 
 
-def test_the_expected_output_is_nowhere_to_be_found(sandbox):
+def test_the_expected_output_is_nowhere_to_be_found():
+    sandbox = Sandbox(Limits(cpu_s=10, memory_mb=256))  # it reads all of its memory
     found = json.dumps([{"input": SECRET, "output": SECRET}])
     hidden = json.dumps([{"input": "", "output": SECRET}])
     assert grade_code(Program(SEARCH), found, sandbox) == Verdict(True, "passed")  # it does find what is there

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def paths(tmp_path):
 
 
 def own(paths, **owner):
-    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None} | owner)
+    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None, "restarts": 0} | owner)
 
 
 def test_attempts_count_up_and_older_ones_are_refused(paths):
@@ -59,3 +60,42 @@ def test_two_claims_at_once_do_not_both_succeed(paths):
     paths.attempt.with_suffix(".lock").unlink()
     assert claim_attempt(paths) == 1
     assert read_json(paths.attempt)["pid"] == os.getpid()
+
+
+def test_a_later_start_of_the_same_slurm_job_takes_over_from_an_earlier_one(paths):
+    process = subprocess.Popen(["sleep", "60"])
+    ticks = int(Path(f"/proc/{process.pid}/stat").read_text().split()[21])
+    own(paths, pid=process.pid, started_ticks=ticks, job_id="7", restarts=1)
+    for job_id, restarts in ((None, 0), ("8", 2), ("7", 1)):  # not in a job; another job; a second supervisor in the same start
+        with pytest.raises(ValueError, match="being run by"):
+            claim_attempt(paths, job_id, restarts)
+    assert claim_attempt(paths, "7", 2) == 4
+    process.kill()
+    process.wait()
+
+
+def test_the_lock_of_a_supervisor_that_died_while_it_claimed_expires(paths):
+    lock = paths.attempt.with_suffix(".lock")
+    lock.touch()
+    os.utime(lock, (time.time() - 120, time.time() - 120))
+    assert claim_attempt(paths) == 1
+    assert not lock.exists()
+
+
+def test_a_role_ends_itself_when_its_attempt_is_over(paths):
+    claim_attempt(paths)
+    program = f"""
+import time
+from pathlib import Path
+from scalerl import fence
+from scalerl.paths import RunPaths
+fence.WATCH_S = 0.1
+fence.end_when_stale(RunPaths(Path({str(paths.root)!r})), 1)
+time.sleep(60)
+"""
+    roles = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    time.sleep(0.5)
+    assert all(role.poll() is None for role in roles)
+    release_attempt(paths, 1)
+    assert [role.wait(20) for role in roles] == [1, 1]
+    assert "attempt 1 has ended" in roles[0].stdout.read()

@@ -36,8 +36,29 @@ def test_gpu_hours_are_devices_times_wall_time(paths, clock):
     ledger.open("generator", devices=2)
     clock["now"] = 3600.0
     trainer.end_s = 3600.0
-    assert ledger.gpu_hours(7200.0) == {"generator": 3.0, "trainer": 4.0, "evaluator": 0.0, "total": 7.0}
-    assert ledger.gpu_hours(900.0) == {"generator": 0.0, "trainer": 1.0, "evaluator": 0.0, "total": 1.0}
+    assert ledger.gpu_hours(7200.0) == {"generator": 3.0, "trainer": 4.0, "evaluator": 0.0, "idle": 0.0, "total": 7.0}
+    assert ledger.gpu_hours(900.0) == {"generator": 0.0, "trainer": 1.0, "evaluator": 0.0, "idle": 0.0, "total": 1.0}
+
+
+def test_a_slurm_job_costs_all_its_devices_from_its_start(paths, clock):
+    ledger = ComputeLedger(paths, job_id="7")
+    clock["now"] = 1000.0
+    job = ledger.open("allocation", devices=8, start_s=0.0)
+    trainer = ledger.open("trainer", devices=4)
+    clock["now"] = 4600.0
+    assert ledger.gpu_hours(3600.0)["total"] == 8.0
+    trainer.end_s = job.end_s = 4600.0
+    ledger.save()
+    hours = ledger.gpu_hours()
+    assert hours["trainer"] == 4.0
+    assert hours["total"] == pytest.approx(8 * 4600 / 3600)
+    assert hours["idle"] == pytest.approx(hours["total"] - 4.0)
+    on_a_workstation = ComputeLedger(paths)
+    on_a_workstation.open("generator", devices=1)
+    clock["now"] = 8200.0
+    assert on_a_workstation.gpu_hours()["total"] == pytest.approx(hours["total"] + 1.0)
+    assert on_a_workstation.gpu_hours()["idle"] == pytest.approx(hours["idle"])
+    assert (ledger.num_jobs_since(-1.0), ledger.num_jobs_since(0.0)) == (1, 0)
 
 
 def test_ledger_runs_on_over_restarts(paths, clock):

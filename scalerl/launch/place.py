@@ -1,6 +1,7 @@
 """Where a run is at work: on this machine, or in a Slurm job that ends, is preempted and comes back."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from scalerl.launch.steps import step_layout
 from scalerl.metrics import ComputeLedger, Interval
 from scalerl.paths import RunPaths
 
+REQUEUE_DEADLINE_S = 120.0
+REQUEUE_EVERY_S = 5.0
+
 
 class Place(Protocol):
     """What the supervisor asks of its surroundings."""
@@ -21,6 +25,10 @@ class Place(Protocol):
     @property
     def job_id(self) -> str | None:
         """Of the Slurm job; None outside."""
+
+    @property
+    def restarts(self) -> int:
+        """How often the Slurm job has been started again."""
 
     @property
     def on_cpu(self) -> bool:
@@ -48,6 +56,7 @@ class LocalMachine:
 
     gpus: list[str] = field(default_factory=visible_gpus)
     job_id: str | None = None
+    restarts: int = 0
 
     @property
     def on_cpu(self) -> bool:
@@ -72,14 +81,28 @@ class LocalMachine:
 class SlurmJob:
     """The job this process runs in."""
 
-    def __init__(self, job_id: str) -> None:
-        self._job_id = job_id
+    def __init__(self, number: str) -> None:
+        """Look up what Slurm gave to the job.
+
+        Raises:
+            ValueError: its time limit leaves no time to work. SlurmError: Slurm does not answer.
+        """
         self._site = load_site().steps
-        self._allocation = slurm.allocation(job_id)
+        self._allocation = slurm.allocation(number)
+        end_s, start_s = self._allocation.end_s, self._allocation.start_s
+        if end_s is not None and end_s - start_s <= self._site.warning_s:
+            raise ValueError(
+                f"the job's time limit of {end_s - start_s:.0f} s leaves nothing to work in: steps.warning_s = "
+                f"{self._site.warning_s:.0f} s before it the run stops to checkpoint. Raise --time, or lower warning_s in the site file"
+            )
 
     @property
     def job_id(self) -> str:
-        return self._job_id
+        return self._allocation.job_id
+
+    @property
+    def restarts(self) -> int:
+        return self._allocation.restarts
 
     @property
     def on_cpu(self) -> bool:
@@ -102,15 +125,28 @@ class SlurmJob:
             return None
         remaining_s = self._allocation.end_s - self._site.warning_s - time.time()
         if remaining_s <= 0:
-            self._allocation = slurm.allocation(self.job_id)  # an operator may have prolonged it
+            with suppress(slurm.SlurmError):
+                self._allocation = slurm.allocation(self.job_id)  # an operator may have prolonged it
             remaining_s = (self._allocation.end_s or float("inf")) - self._site.warning_s - time.time()
         return remaining_s
 
     def ending(self) -> str | None:
-        return slurm.ending(self.job_id, self._allocation.restarts)
+        """None also while slurmctld does not answer: a job goes on without it."""
+        try:
+            return slurm.ending(self.job_id, self._allocation.restarts)
+        except slurm.SlurmError:
+            return None
 
     def requeue(self) -> None:
-        slurm.requeue(self.job_id)
+        """Try for as long as a restart of slurmctld may take."""
+        end_s = time.monotonic() + REQUEUE_DEADLINE_S
+        while True:
+            try:
+                return slurm.requeue(self.job_id)
+            except slurm.SlurmError:
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(REQUEUE_EVERY_S)
 
 
 def open_place() -> Place:
@@ -132,7 +168,7 @@ def claim(paths: RunPaths, place: Place) -> int:
     end_s = time.monotonic() + (HEARTBEAT_EXPIRES_S + 10 if place.job_id else 0)
     while True:
         try:
-            return claim_attempt(paths, place.job_id)
+            return claim_attempt(paths, place.job_id, place.restarts)
         except ValueError as error:
             if time.monotonic() > end_s:
                 raise

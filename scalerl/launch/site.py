@@ -45,7 +45,7 @@ class StepsSite(Section):
     """Words before every role's command, such as ["apptainer", "exec", "--nv", "/images/scalerl.sif"]."""
     srun: list[str] = Field(default_factory=list)
     """Further srun flags, such as ["--mpi=none"]."""
-    warning_s: float = Field(600, ge=0)
+    warning_s: float = Field(1800, ge=0)
     """A run stops to checkpoint and requeues itself so long before its time limit."""
 
 

@@ -23,8 +23,10 @@ def call(*command: str, deadline_s: float = 60) -> str:
     Raises:
         SlurmError: there is no such command, it failed, or it did not answer within `deadline_s`.
     """
+    # a user's own formats and filters would change what we read; times as seconds have no summer time
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SACCT_"))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s, env=mine | {"SLURM_TIME_FORMAT": "%s"})
     except FileNotFoundError:
         raise SlurmError(f"there is no `{command[0]}` here: this machine is no Slurm client") from None
     except subprocess.TimeoutExpired:
@@ -112,7 +114,9 @@ def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
 
 
 def parse_time(text: str) -> float | None:
-    """Slurm's local time, such as 2026-11-21T10:00:00, as unix time; None for Unknown, None and N/A."""
+    """Slurm's time, in unix seconds or as 2026-11-21T10:00:00, as unix time; None for Unknown, None and N/A."""
+    if text.isdigit():
+        return float(text)
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
@@ -169,6 +173,7 @@ class Allocation:
     """The job this process runs in."""
 
     job_id: str
+    """As squeue writes it."""
     start_s: float
     end_s: float | None
     """Unix time of the time limit; None without one."""
@@ -178,12 +183,8 @@ class Allocation:
 
 
 def job_id_here() -> str | None:
-    """The id of the Slurm job this process runs in, as squeue writes it; None outside."""
-    if not shutil.which("srun"):
-        return None
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+    """The number of the Slurm job this process runs in; None outside."""
+    return os.environ.get("SLURM_JOB_ID") if shutil.which("srun") else None
 
 
 def allocation(job_id: str) -> Allocation:
@@ -198,6 +199,8 @@ def allocation(job_id: str) -> Allocation:
     start_s = parse_time(fields["StartTime"])
     assert start_s is not None, "a running job has started"
     end_s = parse_time(fields["EndTime"])
+    if "ArrayTaskId" in fields:
+        job_id = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
     return Allocation(job_id=job_id, start_s=start_s, end_s=end_s, restarts=int(fields["Restarts"]), nodes=nodes)
 
 
@@ -236,7 +239,7 @@ def ending(job_id: str, restarts: int) -> str | None:
     if int(fields["Restarts"]) != restarts:
         return "REQUEUED"
     if fields["JobState"] != "RUNNING":
-        return fields["JobState"]
+        return TIMEOUT if fields["Reason"] == "TimeLimit" else fields["JobState"]  # its word for the state comes later
     return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None
 
 

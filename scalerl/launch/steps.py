@@ -7,12 +7,13 @@ trainer takes the first component, generators and evaluator the second.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from scalerl.config import RunConfig
 from scalerl.launch.processes import Layout, RoleProcess, num_devices
 from scalerl.launch.site import StepsSite
-from scalerl.launch.slurm import Allocation, Node, kill_step
+from scalerl.launch.slurm import Allocation, Node, SlurmError, kill_step
 
 MEMORY_SHARE = 0.95
 """Of a node's memory that steps get; the batch script runs beside them."""
@@ -43,7 +44,8 @@ class StepProcess(RoleProcess):
     def kill(self) -> None:
         """Kill the step; srun alone would leave its tasks running."""
         components = {value for key, value in os.environ.items() if key == "SLURM_JOB_ID" or key.startswith(HET_PREFIX)}
-        kill_step(",".join(sorted(components)), self.step_name)
+        with suppress(SlurmError):  # it ends with its attempt all the same
+            kill_step(",".join(sorted(components)), self.step_name)
         super().kill()
 
 
@@ -63,6 +65,7 @@ class _Room:
     def flags(self, tasks: int, devices: int) -> list[str]:
         """srun's flags for `devices` devices of this node, shared by `tasks` tasks."""
         cpus = max(1, self.node.cpus * devices // self.size // tasks)
+        cpus -= cpus % 2 if cpus > 1 else 0  # with two threads a core, --exact rounds up to whole cores, more than there are
         mem_mb = int(self.node.mem_mb * MEMORY_SHARE * devices / self.size)
         flags = [f"--ntasks-per-node={tasks}", f"--cpus-per-task={cpus}", f"--mem={mem_mb}M"]
         return [*flags, f"--gpus-per-node={devices}"] if self.on_gpus else flags

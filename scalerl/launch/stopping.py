@@ -11,10 +11,13 @@ from scalerl.algo.stability import Alarm
 from scalerl.config import RunConfig
 from scalerl.files import write_json
 from scalerl.launch.place import Place
-from scalerl.launch.report import limit_reached
+from scalerl.launch.report import limit_reached, sibling_gpu_hours
 from scalerl.launch.slurm import PREEMPTING
 from scalerl.paths import RunPaths
 
+TIME_LIMIT = "the job's time limit is near"
+SIBLINGS_EVERY_S = 10.0
+"""How often the other runs of a sweep with a budget of its own are asked what they have used."""
 EARLY_WARNING_S = 60.0
 """Slurm's warning may come so long before it is due; then the clock decides."""
 
@@ -43,6 +46,8 @@ class Stopping:
         self.interrupts = 0
         self._warned = False
         self._deadline_s = 0.0
+        self._siblings = 0.0
+        self._siblings_due_s = 0.0
 
     @contextmanager
     def signals(self) -> Iterator[Callable[[], None]]:
@@ -88,7 +93,7 @@ class Stopping:
         """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
         remaining_s = self._place.remaining_s()
         if remaining_s is not None and remaining_s <= 0:
-            return self._leave_job("the job's time limit is near")
+            return self._leave_job(TIME_LIMIT)
         if self._warned or (self.interrupts and self.reason is None):
             self.check_job()
         if self._warned and not self.requeue:
@@ -116,7 +121,10 @@ class Stopping:
     def _check_limits(self, rows: list[dict[str, Any]], total: float) -> None:
         if self.interrupts:
             return self._ask("interrupted")
-        reason, self.final = limit_reached(self._config, self._paths, rows, total)
+        if self._config.budget.sweep_max_gpu_hours is not None and time.monotonic() > self._siblings_due_s:
+            self._siblings_due_s = time.monotonic() + SIBLINGS_EVERY_S
+            self._siblings = sibling_gpu_hours(self._paths)
+        reason, self.final = limit_reached(self._config, rows, total, self._siblings)
         for alarm in self.alarms:
             if reason is None and alarm.kind in self._config.launch.stop_on_alarm:
                 reason = f"alarm: {alarm} (launch.stop_on_alarm)"

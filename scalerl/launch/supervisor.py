@@ -20,9 +20,9 @@ from scalerl.launch.loggers import open_loggers
 from scalerl.launch.place import claim, open_place
 from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.launch.progress import Progress, status_line
-from scalerl.launch.report import budget_used_up, ceiling, latest
+from scalerl.launch.report import budget_used_up, ceiling, latest, sibling_gpu_hours
 from scalerl.launch.slurm import TIMEOUT, SlurmError
-from scalerl.launch.stopping import JobEnds, RunFailed, Stopping
+from scalerl.launch.stopping import TIME_LIMIT, JobEnds, RunFailed, Stopping
 from scalerl.metrics import ComputeLedger, MetricsWriter
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import pending_evaluations
@@ -30,6 +30,7 @@ from scalerl.spool.policy import pending_evaluations
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
 ROLE_STOP_S = 10.0
+FRUITLESS_JOBS = 3
 EXIT_CODES = {"finished": 0, "requeued": 75, "stopped": 130}
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = EXIT_CODES["finished"], 1, EXIT_CODES["stopped"]
 
@@ -79,6 +80,9 @@ class Supervisor:
                 for process in self.layout.processes:
                     process.abandon()
                 state, reason = self._after_job_ends(str(error))
+            except Exception as error:
+                reason = f"the supervisor failed: {error!r}"
+                raise
             finally:
                 ignore_signals()  # nothing may cut the clean-up short
                 state, reason = self._end(state, reason)
@@ -104,6 +108,7 @@ class Supervisor:
         for process in self.layout.generators:
             process.signal(signal.SIGTERM)
         if self.stopping.requeue:
+            self._check_progress()
             return "requeued", reason
         if self.stopping.interrupts:
             return "stopped", f"{reason}; the same command continues it"
@@ -115,6 +120,17 @@ class Supervisor:
         if self.stopping.interrupts:
             return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
         return "finished", reason
+
+    def _check_progress(self) -> None:
+        """A job whose time limit comes before its first step would be started again for ever.
+
+        Raises:
+            RunFailed: it has been so several times in a row.
+        """
+        last_step_s = max((row["time_s"] for row in self.metrics.rows if row["kind"] == "step"), default=0.0)
+        num_jobs = self.ledger.num_jobs_since(last_step_s)
+        if self.stopping.reason == TIME_LIMIT and num_jobs >= FRUITLESS_JOBS:
+            raise RunFailed(f"its time limit ended the job {num_jobs} times before one optimizer step: raise --time")
 
     def _own_end(self) -> str:
         """Why the trainer ended without being asked to."""
@@ -132,12 +148,18 @@ class Supervisor:
             for process in watched:
                 self._restart_if_dead(process)
             self._collect()
-            self.stopping.check(self.metrics.rows, self.ledger.gpu_hours()["total"], self.layout.trainers[0].running)
+            total = self.ledger.gpu_hours()["total"] + self._reserved_gpu_hours()
+            self.stopping.check(self.metrics.rows, total, self.layout.trainers[0].running)
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
                 self._save("running", "")
             if self.progress.due():
                 self.progress.show(self._status_line())
             time.sleep(POLL_S)
+
+    def _reserved_gpu_hours(self) -> float:
+        """Of a Slurm job: what the last evaluation will cost, for which all its devices wait."""
+        newest = next((row for row in reversed(self.metrics.rows) if row["kind"] == "eval"), None)
+        return newest["evaluation_s"] * self._allocation.devices / 3600 if newest and self._allocation else 0.0
 
     def _trainers_ended(self) -> bool:
         """Whether every rank has ended well. One that died takes the others along, and all start again from the checkpoint."""
@@ -286,4 +308,7 @@ def run(config: RunConfig, paths: RunPaths) -> int:
         if budget_used_up(config, paths):
             print(f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget")
             return EXIT_FINISHED
+    limit = config.budget.sweep_max_gpu_hours
+    if limit is not None and sibling_gpu_hours(paths) >= limit:
+        raise ValueError(f"the other runs of the sweep have used its budget.sweep_max_gpu_hours = {limit}: raise it to go on")
     return Supervisor(config, paths).run()

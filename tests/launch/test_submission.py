@@ -54,7 +54,7 @@ def test_a_grid_becomes_one_throttled_array_and_the_launcher_returns(sweep, fake
     output = capsys.readouterr().out
     (script,) = fake_slurm.scripts()
     lines = script.splitlines()
-    for line in ("--array=0-3%2", "--requeue", "--signal=B:USR1@600", "--nodes=1", "--gpus-per-node=3", "--open-mode=append"):
+    for line in ("--array=0-3%2", "--requeue", "--signal=B:USR1@1800", "--nodes=1", "--gpus-per-node=3", "--open-mode=append"):
         assert f"#SBATCH {line}" in lines
     record = tmp_path / "sweep" / "submissions" / f"{read_submissions(tmp_path / 'sweep')[0].id}.json"
     assert lines[-1] == f"exec {sys.executable} -u -m scalerl.launch.job {record}"
