@@ -4,7 +4,8 @@
 #   sbatch slurm/scalerl_16k.sh model.path=... data.train=... data.heldout=... [FILE.toml ...] [key=value ...]
 #
 # The job goes on through time limits, preemptions and dead nodes: it requeues itself, or Slurm does, and continues in RUN_DIR until the
-# budget is used. Submitting it again waits for the first to end (singleton), then continues or finds nothing to do.
+# budget is used. Submitting it again waits for the first to end (singleton), then continues or finds nothing to do; for another RUN_DIR
+# at the same time give sbatch a --job-name of its own.
 # `scalerl status RUN_DIR` shows where it is; `scancel JOB` stops it, submitting it again goes on.
 #
 #SBATCH --job-name=scalerl_16k --dependency=singleton

@@ -16,6 +16,7 @@ from scalerl.launch.slurm import PREEMPTING
 from scalerl.paths import RunPaths
 
 TIME_LIMIT = "the job's time limit is near"
+JOB_EVERY_S = 1.0
 SIBLINGS_EVERY_S = 10.0
 """How often the other runs of a sweep with a budget of its own are asked what they have used."""
 EARLY_WARNING_S = 60.0
@@ -46,6 +47,7 @@ class Stopping:
         self.interrupts = 0
         self._warned = False
         self._deadline_s = 0.0
+        self._job_due_s = 0.0
         self._siblings = 0.0
         self._siblings_due_s = 0.0
 
@@ -83,6 +85,9 @@ class Stopping:
         """
         if not self.requeue:
             self._check_time()
+        elif self.interrupts and time.monotonic() > self._job_due_s:  # the checkpoint was not done in time
+            self._job_due_s = time.monotonic() + JOB_EVERY_S
+            self.check_job()
         if self.reason is None:
             self._check_limits(rows, total)
         elif trainer_running and not self.requeue and time.monotonic() > self._deadline_s:

@@ -126,7 +126,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
     assert sorted(names) == ["batch", "evaluator.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)
-    budget = run.status()["gpu_hours"]["total"] + 6 * 55 / 3600  # of six GPUs: the start of the engines, and some steps
+    budget = run.status()["gpu_hours"]["total"] + 6 * 75 / 3600  # of six GPUs: the start of the engines, and some steps
     slurm.requeue(job_id)
     run.wait_for(lambda: cluster.state(job_id) == "PENDING", "the requeue")
     set_budget(run.paths, budget)  # what `scalerl extend` does, but downwards; a job started again keeps to the saved config
