@@ -19,7 +19,10 @@ def paths(tmp_path):
 
 
 def own(paths, **owner):
-    write_json(paths.attempt, {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None, "restarts": 0} | owner)
+    write_json(
+        paths.attempt,
+        {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None, "restarts": 0} | owner,
+    )
 
 
 def test_attempts_count_up_and_older_ones_are_refused(paths):
