@@ -12,7 +12,14 @@ from uuid import uuid4
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from scalerl.data.arithmetic import ALPHABET, draw_prompt, worked_solution
 from scalerl.files import publish_folder
@@ -27,6 +34,8 @@ EXAMPLES_PER_STEP = 128
 EXAMPLES_PER_PIECE = 32
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 20
+NUM_EXPERTS = 8
+EXPERTS_PER_TOKEN = 2
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -45,24 +54,31 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(*, hidden_size: int, num_layers: int, tie_embeddings: bool) -> Qwen3ForCausalLM:
-    """A Qwen3 of random weights from the global torch generator, in float32."""
-    config = Qwen3Config(
-        vocab_size=len(SPECIAL_TOKENS) + len(ALPHABET),
-        hidden_size=hidden_size,
-        intermediate_size=3 * hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=tie_embeddings,
-        pad_token_id=PAD_ID,
-        eos_token_id=EOS_ID,
-        bos_token_id=None,
-        dtype=torch.float32,
-    )
-    return Qwen3ForCausalLM(config)
+def build_model(*, hidden_size: int, num_layers: int, tie_embeddings: bool, moe: bool = False) -> PreTrainedModel:
+    """A Qwen3 of random weights from the global torch generator, in float32.
+
+    With `moe`, 8 experts in every layer, of which a token goes through 2 that together are as wide as the dense layer.
+    """
+    shape = {
+        "vocab_size": len(SPECIAL_TOKENS) + len(ALPHABET),
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": tie_embeddings,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+        "bos_token_id": None,
+        "dtype": torch.float32,
+    }
+    if not moe:
+        return Qwen3ForCausalLM(Qwen3Config(**shape))
+    experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": EXPERTS_PER_TOKEN, "norm_topk_prob": True}
+    expert_size = 3 * hidden_size // EXPERTS_PER_TOKEN
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, moe_intermediate_size=expert_size))
 
 
 def draw_batch(generator: np.random.Generator, num_examples: int) -> list[tuple[str, str]]:
@@ -87,7 +103,7 @@ def encode(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]
     return torch.from_numpy(tokens), torch.from_numpy(labels)
 
 
-def accumulate_gradient(model: Qwen3ForCausalLM, examples: list[tuple[str, str]]) -> float:
+def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]]) -> float:
     """Add the gradient of the mean cross-entropy over all label tokens; returns that mean, in nats.
 
     Examples sorted by length go through in pieces: little padding, and small enough for the processor's cache.
@@ -106,7 +122,7 @@ def accumulate_gradient(model: Qwen3ForCausalLM, examples: list[tuple[str, str]]
     return total / num_labels
 
 
-def supervise(model: Qwen3ForCausalLM, *, seed: int, steps: int) -> None:
+def supervise(model: PreTrainedModel, *, seed: int, steps: int) -> None:
     """Train `model` in place with AdamW, short warm-up, then linear decay to a tenth; prints its progress ten times."""
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
@@ -132,11 +148,12 @@ def train_base_model(
     tie_embeddings: bool = True,
     hidden_size: int = 64,
     num_layers: int = 2,
+    moe: bool = False,
 ) -> None:
     """Make a base model and save it as an ordinary Hugging Face folder, published whole by one rename.
 
-    The defaults give about 125 thousand parameters. The same arguments give the same weights on the same machine; the
-    caller's torch generator is left as it was.
+    The defaults give about 125 thousand parameters, 347 thousand with `moe`. The same arguments give the same weights on the
+    same machine; the caller's torch generator is left as it was.
 
     Raises:
         ValueError: `output` exists already, or `steps` is not positive.
@@ -147,7 +164,7 @@ def train_base_model(
         raise ValueError(f"steps={steps}: a base model needs at least 1 step of training, 600 for a useful one")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(hidden_size=hidden_size, num_layers=num_layers, tie_embeddings=tie_embeddings)
+        model = build_model(hidden_size=hidden_size, num_layers=num_layers, tie_embeddings=tie_embeddings, moe=moe)
     supervise(model, seed=seed, steps=steps)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{uuid4().hex[:8]}.tmp")

@@ -114,13 +114,16 @@ def _add_base(commands) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--untied", action="store_true", help="give the LM head weights of its own")
+    parser.add_argument("--moe", action="store_true", help="a mixture of 8 experts, 2 for a token, instead of a dense model")
     parser.set_defaults(command=_base)
 
 
 def _base(arguments: argparse.Namespace) -> None:
     from scalerl.base_model import train_base_model
 
-    train_base_model(arguments.output, seed=arguments.seed, steps=arguments.steps, tie_embeddings=not arguments.untied)
+    train_base_model(
+        arguments.output, seed=arguments.seed, steps=arguments.steps, tie_embeddings=not arguments.untied, moe=arguments.moe
+    )
     print(f"base model: {arguments.output}")
 
 

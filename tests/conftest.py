@@ -37,16 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def write_policy() -> Callable[..., None]:
-    """write_policy(folder, seed=0, tie_embeddings=True): a tiny Qwen3 of sharp random weights with the arithmetic tokenizer."""
+    """write_policy(folder, seed=0, tie_embeddings=True, moe=False): a tiny Qwen3 of sharp random weights, arithmetic tokenizer."""
 
-    def write(folder: Path, *, seed: int = 0, tie_embeddings: bool = True) -> None:
+    def write(folder: Path, *, seed: int = 0, tie_embeddings: bool = True, moe: bool = False) -> None:
         import torch
 
         from scalerl.base_model import build_model, build_tokenizer
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(hidden_size=64, num_layers=2, tie_embeddings=tie_embeddings)
+            model = build_model(hidden_size=64, num_layers=2, tie_embeddings=tie_embeddings, moe=moe)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if "norm" not in name:

@@ -22,16 +22,18 @@ from scalerl.data.arithmetic import apply
 EXAMPLE = ("7*3-4+8?", "<7*3=1;1-4=7;7+8=5>5")
 
 
-@pytest.mark.parametrize("tie_embeddings", [True, False])
-def test_the_saved_folder_is_an_ordinary_model(tmp_path, tie_embeddings):
-    train_base_model(tmp_path / "base", steps=2, tie_embeddings=tie_embeddings)
+@pytest.mark.parametrize(("tie_embeddings", "moe"), [(True, False), (False, False), (True, True)])
+def test_the_saved_folder_is_an_ordinary_model(tmp_path, tie_embeddings, moe):
+    train_base_model(tmp_path / "base", steps=2, tie_embeddings=tie_embeddings, moe=moe)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head.data_ptr() == embedding.data_ptr()) is tie_embeddings
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert model.num_parameters() == 124_672 + (0 if tie_embeddings else head.numel())
+    # dense: two layers of three 64 x 192 matrices; experts: 8 of three 64 x 96 matrices and a router of 64 x 8
+    experts = 2 * (8 * 3 * 64 * 96 + 64 * 8 - 3 * 64 * 192) if moe else 0
+    assert model.num_parameters() == 124_672 + experts + (0 if tie_embeddings else head.numel())
     assert GenerationConfig.from_pretrained(tmp_path / "base").eos_token_id == tokenizer.eos_token_id == EOS_ID
     assert model.config.vocab_size == len(tokenizer) == 21
     encoded = tokenizer(EXAMPLE[0])

@@ -32,6 +32,7 @@ class PolicyWorker:
             raise FileNotFoundError(f"{folder} holds no *.safetensors file")
         with ExitStack() as stack:
             files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+            self._forget_expert_kernels()
             self.reload_weights(weights_iterator=_tensors(files))
         self._repack_tied_head()
         self._loaded_policy = Path(folder).name
@@ -39,6 +40,17 @@ class PolicyWorker:
     def served_policy(self) -> str:
         """The name of the folder whose weights this worker computes with."""
         return getattr(self, "_loaded_policy", Path(self.model_config.model).name)
+
+    def _forget_expert_kernels(self) -> None:
+        if self.device.type != "cpu":
+            return
+        # On CPU experts compute with packed weights, which vLLM packs only where it builds their kernel: a reload that finds a
+        # kernel puts plain weights in their place, without an error.
+        from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+
+        for module in self.model_runner.get_model().modules():
+            if isinstance(module, RoutedExperts):
+                module.quant_method.moe_kernel = None
 
     def _repack_tied_head(self) -> None:
         if self.device.type != "cpu":

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.utils import is_flash_attn_2_available
 
@@ -133,7 +134,7 @@ class TrainingEngine:
         )
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self._adamw, config=settings)
         self._engine.train()
-        self.num_parameters = sum(parameter.ds_numel for parameter in self.model.parameters())
+        self.num_active_parameters = _num_active_parameters(self.model)
 
     def train(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepStatistics:
         """One optimizer step. Every rank brings the same number of micro-batches, at least one.
@@ -187,9 +188,9 @@ class TrainingEngine:
             name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in shard], modifier_rank=None):
                 if folder is not None:
-                    tensors = {key: parameter.detach().cpu().clone().contiguous() for key, parameter in shard}
+                    tensors = _published_tensors(self.model, shard)
                     save_file(tensors, folder / name, metadata={"format": "pt"})
-            index.update({key: name for key, _ in shard})
+                    index.update(dict.fromkeys(tensors, name))
         if folder is not None and len(shards) > 1:
             text = json.dumps({"metadata": {}, "weight_map": index}, indent=1)
             (folder / "model.safetensors.index.json").write_text(text)
@@ -237,6 +238,23 @@ def _load_model(config: RunConfig, path: Path | str) -> Any:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         model.enable_input_require_grads()
     return model
+
+
+def _num_active_parameters(model: Any) -> int:
+    """Parameters that compute one token: of the experts of a layer, held in parameters [experts, ...], those it is routed to."""
+    active = 0
+    for key, parameter in model.named_parameters():
+        if ".experts." in key:
+            active += parameter.ds_numel // parameter.ds_shape[0] * model.config.num_experts_per_tok
+        else:
+            active += parameter.ds_numel
+    return active
+
+
+def _published_tensors(model: Any, shard: list[tuple[str, Any]]) -> dict[str, Tensor]:
+    """Copies on CPU under the names of published models: Transformers holds all experts of a layer in one parameter."""
+    tensors = revert_weight_conversion(model, {key: parameter.detach().cpu() for key, parameter in shard})
+    return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
 
 
 def _export_shards(model: Any) -> Iterator[list[tuple[str, Any]]]:

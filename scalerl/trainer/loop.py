@@ -128,10 +128,10 @@ class Trainer:
         return row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
 
     def _count_compute(self, num_trained: int, groups: list[Group]) -> None:
-        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters."""
+        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters, active ones of experts."""
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
         self.progress.tokens += num_trained
-        self.progress.flops += self.engine.num_parameters * (6.0 * num_trained + 2.0 * num_generated)
+        self.progress.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
 
     def _publish(self) -> None:
         begin_s = time.monotonic()

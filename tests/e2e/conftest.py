@@ -1,4 +1,4 @@
-"""One tiny base model (tied and untied head) and one arithmetic data set for all end-to-end tests."""
+"""Tiny base models (tied and untied head, mixture of experts) and one arithmetic data set for all end-to-end tests."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scalerl.base_model import train_base_model
 from scalerl.files import read_json
 from scalerl.metrics import read_rows
 from scalerl.paths import RunPaths
@@ -89,6 +90,13 @@ class Run:
         for log in sorted((self.paths.logs / "latest").glob("*.log")):
             texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
         return "\n".join(texts)
+
+
+@pytest.fixture(scope="session")
+def moe_base(inputs) -> str:
+    """The name of a base model with experts in `inputs`."""
+    train_base_model(inputs / "moe", seed=0, steps=60, moe=True)
+    return "moe"
 
 
 @pytest.fixture

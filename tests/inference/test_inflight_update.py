@@ -30,7 +30,7 @@ def sample(engine, folders, updates, copies=8, length=ONE_PHASE):
     return finished
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "moe"])
 def test_logprobs_and_versions_across_updates(open_engine, policies, kind):
     folders = policies[kind]
     models = {version: load_model(folder) for version, folder in enumerate(folders)}

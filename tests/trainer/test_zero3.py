@@ -5,8 +5,8 @@ import pytest
 import torch
 from processes import output, start_ranks, wait
 from safetensors.torch import load_file
-from transformers import Qwen3ForCausalLM
-from zero3_cases import CASES, LEARNING_RATES, make_config, make_groups, model_name, save_models
+from transformers import AutoModelForCausalLM
+from zero3_cases import CASES, LEARNING_RATES, NUM_EXPERTS, make_config, make_groups, model_name, save_models
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def token_losses(model, rollout, advantage, algo):
 
 @pytest.fixture(scope="module")
 def reference(worked):
-    """{case: ([(loss, gradient norm) a step], weights after the last)} by plain PyTorch."""
+    """{case: ([(loss, gradient norm) a step], weights after the last as Transformers saves them)} by plain PyTorch."""
     answers = {}
     for case in CASES:
         config = make_config(case, 1)
-        model = Qwen3ForCausalLM.from_pretrained(worked / model_name(case), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(worked / model_name(case), dtype=torch.float32)
         settings = config.optimizer
         betas = (settings.beta1, settings.beta2)
         adamw = torch.optim.AdamW(model.parameters(), betas=betas, eps=settings.eps, weight_decay=settings.weight_decay)
@@ -87,7 +87,8 @@ def reference(worked):
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             adamw.step()
             steps.append((loss.item(), norm.item()))
-        answers[case] = (steps, dict(model.named_parameters()))
+        model.save_pretrained(worked / f"reference-{case}")
+        answers[case] = (steps, load_file(worked / f"reference-{case}" / "model.safetensors"))
     return answers
 
 
@@ -103,6 +104,18 @@ def test_loss_gradient_and_weights_do_not_depend_on_ranks_or_micro_batches(worke
     assert exports.keys() == weights.keys()
     for name, weight in weights.items():
         assert torch.allclose(exports[name], weight, atol=1e-5), name
+
+
+def test_experts_are_exported_one_by_one_and_count_as_far_as_a_token_meets_them(worked):
+    weights = exported(worked, "moe", 2)
+    experts = {name: weight for name, weight in weights.items() if ".experts." in name}
+    assert "model.layers.1.mlp.experts.7.down_proj.weight" in experts
+    assert {tuple(weight.shape) for weight in experts.values()} == {(32, 32)}  # gate_proj, up_proj, down_proj
+    assert len(experts) == 2 * NUM_EXPERTS * 3
+    others = sum(weight.numel() for name, weight in weights.items() if name not in experts)
+    assert results(worked, 2)["moe-active"] == others + 2 * 2 * 3 * 32 * 32
+    dense = exported(worked, "one_micro_batch", 2)
+    assert results(worked, 2)["one_micro_batch-active"] == sum(weight.numel() for weight in dense.values())
 
 
 def test_statistics_do_not_depend_on_ranks_or_micro_batches(worked):

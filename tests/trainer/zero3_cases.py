@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from scalerl.config import RunConfig
 from scalerl.settings import build_config
 from scalerl.spool.schema import Rollout
 
 VOCABULARY = 31
+NUM_EXPERTS = 8
 LEARNING_RATES = [1e-3, 2e-3, 2e-3]
 CASES = {
     "one_micro_batch": {"trainer.micro_batch_tokens": 4096},
@@ -30,11 +31,13 @@ CASES = {
         "algo.loss_aggregation": "token",
         "algo.advantage_norm": "none",
     },
+    # Where a rank has nothing to do, its 3 tokens of padding reach 2 of the 8 experts in each layer.
+    "moe": {"trainer.micro_batch_tokens": 64, "trainer.activation_checkpointing": True},
 }
 
 
 def model_name(case: str) -> str:
-    return "untied" if case == "untied" else "tied"
+    return case if case in ("untied", "moe") else "tied"
 
 
 def make_config(case: str, num_ranks: int, **changes) -> RunConfig:
@@ -55,21 +58,14 @@ def make_config(case: str, num_ranks: int, **changes) -> RunConfig:
 
 
 def save_models(folder: Path) -> None:
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1, "dtype": torch.float32}
     for name in ("tied", "untied"):
         torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            tie_word_embeddings=name == "tied",
-            initializer_range=0.1,
-            dtype=torch.float32,
-        )
-        Qwen3ForCausalLM(config).save_pretrained(folder / name)
+        Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=name == "tied")).save_pretrained(folder / name)
+    experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    torch.manual_seed(0)
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts)).save_pretrained(folder / "moe")
 
 
 def make_rollout(random: np.random.Generator, group: int, completion: int, num_tokens: int, correct: bool) -> Rollout:

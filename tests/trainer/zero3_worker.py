@@ -48,6 +48,7 @@ class Worker:
         config = make_config(name, self.world_size)
         engine = self.engine(config, self.folder / model_name(name))
         self.results[name] = [asdict(self.train(engine, config, step)) for step in range(3)]
+        self.results[f"{name}-active"] = engine.num_active_parameters
         self.export(engine, name)
 
     def poisoned(self) -> None:
