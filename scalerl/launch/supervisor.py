@@ -294,6 +294,7 @@ class Supervisor:
             "alarms": [asdict(alarm) for alarm in self.stopping.alarms],
             **self.config.budget.model_dump(),
         }
+        check_attempt(self.paths, self.attempt)  # the ledger's fsync may have taken its time
         write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
 
 

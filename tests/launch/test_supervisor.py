@@ -296,7 +296,9 @@ def test_a_supervisor_that_is_fenced_off_writes_nothing_more(paths, make_config,
             if index == 0: step_row(1)
             time.sleep(1.0)
             attempt = json.loads((folder / "attempt.json").read_text())
-            (folder / "attempt.json").write_text(json.dumps(attempt | {"attempt": 7}))
+            (folder / ".attempt").write_text(json.dumps(attempt | {"attempt": 7}))
+            os.rename(folder / ".attempt", folder / "attempt.json")
+            time.sleep(0.5)  # a supervisor that claims the folder reads much before it writes
             (folder / "metrics.jsonl").write_text("theirs")
             (folder / "status.json").write_text("theirs")
             step_row(2)
