@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import make_problem, write_problems
-from scalerl.files import read_json
+from scalerl.files import read_json, write_json
 from scalerl.launch import processes
 from scalerl.launch.supervisor import run
 from scalerl.metrics import read_rows
@@ -293,21 +294,34 @@ def test_a_supervisor_that_is_fenced_off_writes_nothing_more(paths, make_config,
     script_roles(
         """
         if role == "trainer":
-            if index == 0: step_row(1)
-            time.sleep(1.0)
-            attempt = json.loads((folder / "attempt.json").read_text())
-            (folder / ".attempt").write_text(json.dumps(attempt | {"attempt": 7}))
-            os.rename(folder / ".attempt", folder / "attempt.json")
-            time.sleep(0.5)  # a supervisor that claims the folder reads much before it writes
-            (folder / "metrics.jsonl").write_text("theirs")
-            (folder / "status.json").write_text("theirs")
-            step_row(2)
+            for step in range(1, 1000):
+                step_row(step)
+                time.sleep(0.1)
         """
     )
-    assert run(make_config("trainer.num_ranks=1"), paths) == 1
+
+    def take_over() -> None:
+        wait_until(lambda: len(read_rows(paths.metrics)) >= 3, "three rows")
+        write_json(paths.attempt, read_json(paths.attempt) | {"attempt": 7})
+        time.sleep(0.5)  # whoever claims a folder reads much before writing
+        paths.metrics.write_text("theirs")
+        paths.status.write_text("theirs")
+
+    other = threading.Thread(target=take_over)
+    other.start()
+    assert run(make_config("trainer.num_ranks=1", "budget.max_steps=1000"), paths) == 1
+    other.join()
+    time.sleep(0.5)
     assert (paths.metrics.read_text(), paths.status.read_text()) == ("theirs", "theirs")
     assert read_json(paths.attempt)["attempt"] == 7
     assert processes_of(paths) == []
+
+
+def wait_until(condition, what: str, deadline_s: float = 30.0) -> None:
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited {deadline_s} s for {what}"
+        time.sleep(0.02)
 
 
 def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, script_roles):
