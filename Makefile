@@ -6,7 +6,7 @@ SEED ?= 0
 RUN ?= runs/demo-seed0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep fit
+.PHONY: help setup demo test check sweep fit study
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -37,3 +37,6 @@ sweep: setup  ## AXIS=loss_type [SCALE=ablation] [SEEDS=3] [CLUSTER=slurm|local]
 
 fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo-seed0
 	$(PYTHON_BIN) -m scalerl fit $(RUN)
+
+study: setup  ## every recipe of six axes at demo scale, their curves and fits; continues an interrupted study [SEEDS=3] [STEPS=200]
+	SEEDS=$(or $(SEEDS),3) STEPS=$(or $(STEPS),200) tools/study.sh

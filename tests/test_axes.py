@@ -30,7 +30,7 @@ from scalerl.trainer.progress import Progress
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 AXES = sorted(path.stem for path in SWEEPS.glob("*.toml") if path.stem != "base")
 NAMES = """advantage_norm batch_size cispo_eps_max context_length curriculum dapo_eps generations_per_prompt gspo_scale length_control
-lm_head_precision loo loss_aggregation loss_type max_off_policy model off_policy recipe seed tasks zero_variance"""
+lm_head_precision loo loss_aggregation loss_type max_off_policy model off_policy recipe seed study tasks zero_variance"""
 SCALES = sorted(path.stem for path in (SWEEPS / "scale").glob("*.toml"))
 PROMPT_IDS = [f"p{number}" for number in range(10)]
 
