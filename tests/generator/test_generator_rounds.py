@@ -77,7 +77,7 @@ def test_a_trainer_that_goes_back_takes_its_generators_along(make_run, make_gene
 def test_nothing_is_published_into_a_folder_of_a_newer_attempt(make_run, make_generator):
     trainer = make_run()
     generator = make_generator(trainer, trainer.publish(0, range(0, 2)))
-    release_attempt(trainer.paths)
+    release_attempt(trainer.paths, 1)
     assert claim_attempt(trainer.paths) == 2
     with pytest.raises(StaleAttempt, match="attempt 2 owns"):
         rounds_until(generator, lambda: False)
