@@ -24,6 +24,12 @@ def post_row(paths: RunPaths, row: dict[str, Any]) -> None:
     write_json(paths.inbox / f"{row['kind']}-{row['step']:08d}.json", row)
 
 
+def _posted_rows(paths: RunPaths) -> dict[Path, dict[str, Any]]:
+    """The rows in the inbox, oldest first."""
+    posted = {path: read_json(path) for path in paths.inbox.glob("[!.]*.json")}
+    return dict(sorted(posted.items(), key=lambda item: item[1]["time_s"]))
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a metrics.jsonl; a torn last line (a writer died) is left out.
 
@@ -67,16 +73,22 @@ class ComputeLedger:
     """
 
     def __init__(self, paths: RunPaths, job_id: str | None = None) -> None:
-        """Read the ledger of earlier attempts. A process that was never closed ended when the ledger was last saved."""
+        """Read the ledger of earlier attempts.
+
+        A process that was never closed ran until its attempt's last sign of life: the last save of the ledger, or a later row. Else
+        a row of a supervisor that was killed, or hung while its trainer went on, would have cost more than the rows after it.
+        """
         self._path = paths.compute
         self._job_id = job_id
         self._intervals: list[Interval] = []
         if self._path.exists():
             saved = read_json(self._path)
             self._intervals = [Interval(**interval) for interval in saved["intervals"]]
+            rows = [*read_rows(paths.metrics), *_posted_rows(paths).values()]
+            alive_s = max([saved["saved_s"], *(row["time_s"] for row in rows)])
             for interval in self._intervals:
                 if interval.end_s is None:
-                    interval.end_s = max(saved["saved_s"], interval.start_s)
+                    interval.end_s = max(alive_s, interval.start_s)
 
     def open(self, role: Role | Literal["allocation"], devices: int, start_s: float | None = None) -> Interval:
         """Start the clock of one process, or of this job; close it by setting `end_s`."""
@@ -118,10 +130,8 @@ class MetricsWriter:
 
     def collect(self) -> list[dict[str, Any]]:
         """Move the rows of the inbox to metrics.jsonl, oldest first; returns the new ones."""
-        posted = [(read_json(path), path) for path in self._paths.inbox.glob("[!.]*.json")]
-        posted.sort(key=lambda item: item[0]["time_s"])
         new = []
-        for row, path in posted:
+        for path, row in _posted_rows(self._paths).items():
             if self._add(row):
                 new.append(self.rows[-1])
             path.unlink()

@@ -74,6 +74,27 @@ def test_ledger_runs_on_over_restarts(paths, clock):
     assert second.gpu_hours()["total"] == 1.5
 
 
+@pytest.mark.parametrize("collected", [True, False], ids=["collected", "in the inbox"])
+def test_compute_never_falls_after_a_supervisor_that_died_or_hung_between_saves(paths, clock, collected):
+    killed = ComputeLedger(paths)
+    killed.open("trainer", devices=2)
+    clock["now"] = 3600.0
+    killed.save()
+    post_row(paths, step_row(1, time_s=3600.0))
+    clock["now"] = 5400.0  # the trainer went on without its supervisor, or was seen once more before both were killed
+    post_row(paths, step_row(2, time_s=5400.0))
+    if collected:
+        MetricsWriter(paths, killed).collect()
+    clock["now"] = 9000.0
+    ledger = ComputeLedger(paths)
+    assert ledger.gpu_hours()["total"] == 3.0  # two devices for 1.5 hours: the row of step 2 is the last sign of life
+    ledger.open("trainer", devices=2)
+    clock["now"] = 10800.0
+    post_row(paths, step_row(3, time_s=10800.0))
+    MetricsWriter(paths, ledger).collect()
+    assert [row["gpu_hours"] for row in read_rows(paths.metrics)] == [2.0, 3.0, 4.0]
+
+
 def test_rows_carry_the_compute_of_their_own_time(paths, clock):
     ledger = ComputeLedger(paths)
     ledger.open("generator", devices=3)

@@ -139,8 +139,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     steps = run.steps
     # The job ends at its budget, with the last evaluation: a second or two of six GPUs either way.
     assert run.status()["gpu_hours"]["total"] == pytest.approx(budget, rel=0.07)
-    # The step under way when the budget was reached, and one that began before the supervisor, which looks ten times a second, saw it.
-    assert sum(row["gpu_hours"] > budget for row in steps) <= 2
+    assert sum(row["gpu_hours"] > budget for row in steps) <= 1
     row = steps[-1]
     parts = ("generator_gpu_hours", "trainer_gpu_hours", "evaluator_gpu_hours", "idle_gpu_hours")
     assert sum(row[part] for part in parts) == pytest.approx(row["gpu_hours"])
