@@ -7,7 +7,8 @@
 | verl     | prompt (chat messages), reward_model.ground_truth (string, number, array)  |
 | code     | problem, question or prompt, tests, optionally starter_code and difficulty |
 
-A row with tests is a code problem; unit_tests.py says what they look like. All of these as a JSON list of objects (.json), one
+A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is "code", its ground truth
+being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). All of these as a JSON list of objects (.json), one
 object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
 """
 
@@ -22,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalerl.data.bad_row import BadRow, short
+from scalerl.data.livecodebench import unpack_record
 from scalerl.data.problem import Problem, make_code_problem, make_problem
 from scalerl.data.unit_tests import parse_tests
 
 SHAPES = (
     '{problem, answer[, difficulty]}, {question, answer ending in "#### 72"}, '
-    "{prompt: chat messages, reward_model: {ground_truth}} or {problem, tests[, starter_code]}"
+    "{prompt: chat messages, reward_model: {ground_truth}}, {problem, tests[, starter_code]} or LiveCodeBench's own columns"
 )
 
 
@@ -111,6 +113,10 @@ def parse_record(record: Any, *, source: str) -> Problem:
         raise record
     if not isinstance(record, dict):
         raise BadRow("malformed", f"a JSON {type(record).__name__} where an object is wanted")
+    if "public_test_cases" in record:
+        record = unpack_record(record)
+    elif record.get("ability") == "code" and isinstance(record.get("reward_model"), dict):
+        record = record | {"tests": record["reward_model"].get("ground_truth")}
     if record.get("tests") is not None:
         return _parse_code(record, source=source)
     if "problem" in record and "answer" in record:

@@ -8,6 +8,14 @@ from scalerl.verify.pool import VerifierPool
 from scalerl.verify.sandbox import Limits
 
 
+def code_limits(config: RunConfig) -> Limits:
+    """What a program of the model may use."""
+    generator = config.generator
+    return Limits(
+        cpu_s=generator.code_timeout_s, memory_mb=generator.code_memory_mb, allow_weak_sandbox=generator.allow_weak_sandbox
+    )
+
+
 def start_verifier(config: RunConfig, problems: Iterable[Problem]) -> VerifierPool:
     """The pool that grades these problems as the config says. It needs a sandbox only where one of them is code.
 
@@ -15,12 +23,9 @@ def start_verifier(config: RunConfig, problems: Iterable[Problem]) -> VerifierPo
         ValueError: there is a code problem, and no sandbox for programs here.
     """
     generator = config.generator
-    limits = Limits(
-        cpu_s=generator.code_timeout_s, memory_mb=generator.code_memory_mb, allow_weak_sandbox=generator.allow_weak_sandbox
-    )
     return VerifierPool(
         num_workers=generator.verifier_workers,
         timeout_s=generator.verify_timeout_s,
         think_end=config.length.think_end,
-        code=limits if any(problem.task == "code" for problem in problems) else None,
+        code=code_limits(config) if any(problem.task == "code" for problem in problems) else None,
     )

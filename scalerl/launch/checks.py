@@ -16,6 +16,7 @@ from pathlib import Path
 from scalerl.files import temporary_name, write_json
 from scalerl.launch import slurm
 from scalerl.launch.site import SiteConfig, SlurmSite
+from scalerl.verify.sandbox import Limits, Sandbox
 
 Fields = Mapping[str, str]
 """Of one Slurm entity, as slurm.show gives them."""
@@ -74,6 +75,15 @@ def check_python() -> Finding:
     if None in versions.values():
         return warn("python", text, "fine on a login node; where runs work, `make setup`")
     return ok("python", text)
+
+
+def check_sandbox() -> Finding:
+    """Where programs written by the model are graded; a login node needs none, nor do runs without code problems."""
+    try:
+        Sandbox(Limits())
+    except ValueError as error:
+        return warn("sandbox", str(error), "fine on a login node, and for runs without code problems")
+    return ok("sandbox", "bubblewrap works: code can be graded here")
 
 
 def check_runs_dir(runs_dir: Path) -> Finding:

@@ -31,6 +31,7 @@ from scalerl.launch.checks import (
     check_python,
     check_requeue,
     check_runs_dir,
+    check_sandbox,
     check_submission,
     fail,
     find_partition,
@@ -63,6 +64,7 @@ def examine(site: SiteConfig) -> Iterator[Finding]:
     """Every check, in order; without Slurm those of this machine."""
     runs_dir = check_runs_dir(Path(site.runs_dir))
     yield check_python()
+    yield check_sandbox()
     yield runs_dir
     if not slurm.available():
         yield warn("slurm", "its commands are not installed here: runs start on this machine", "on a cluster, put them into PATH")

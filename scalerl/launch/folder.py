@@ -8,12 +8,14 @@ from pathlib import Path
 from scalerl.config import NOT_IDENTITY, RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.files import read_json, write_json
+from scalerl.inference.verifier import code_limits
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config, differences, flatten
+from scalerl.verify.sandbox import Sandbox
 
 
-def check_inputs(config: RunConfig, on_cpu: bool) -> None:
-    """Check what a run needs from outside.
+def check_inputs(config: RunConfig) -> None:
+    """Check what a run needs from outside, wherever it will run.
 
     Raises:
         ValueError: a path is missing or unusable, with the way out.
@@ -30,8 +32,19 @@ def check_inputs(config: RunConfig, on_cpu: bool) -> None:
         if not value:
             raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
         load_problems(Path(value))
+
+
+def check_machine(config: RunConfig, on_cpu: bool) -> None:
+    """Check that the machine a run is to start on, this one, can do what it asks for; after `check_inputs`.
+
+    Raises:
+        ValueError: it cannot, with the way out.
+    """
     if on_cpu and config.generator.kv_cache_gb == 0:
         raise ValueError("generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5")
+    paths = (config.data.train, config.data.heldout)
+    if any(problem.task == "code" for path in paths for problem in load_problems(Path(path))):
+        Sandbox(code_limits(config))
 
 
 @cache

@@ -170,7 +170,7 @@ def _check_inputs(sweep: Sweep, names: list[str]) -> None:
     """Refuse what would fail in every job, before anything is submitted; equal inputs are read once."""
     distinct = {(sweep.runs[name].model.path, sweep.runs[name].data): sweep.runs[name] for name in names}
     for config in distinct.values():
-        check_inputs(config, on_cpu=False)  # the jobs' nodes are not this machine
+        check_inputs(config)
 
 
 def _submit(sweep: Sweep, names: list[str]) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 
 from scalerl.algo.stability import Alarm
 from scalerl.config import RunConfig
-from scalerl.files import write_json
+from scalerl.files import read_json, write_json
 from scalerl.launch.place import Place
 from scalerl.launch.report import limit_reached, sibling_gpu_hours
-from scalerl.launch.slurm import PREEMPTING
+from scalerl.launch.slurm import PREEMPTING, TIMEOUT
+from scalerl.metrics import ComputeLedger
 from scalerl.paths import RunPaths
 
 TIME_LIMIT = "the job's time limit is near"
@@ -21,6 +22,7 @@ SIBLINGS_EVERY_S = 10.0
 """How often the other runs of a sweep with a budget of its own are asked what they have used."""
 EARLY_WARNING_S = 60.0
 """Slurm's warning may come so long before it is due; then the clock decides."""
+FRUITLESS_JOBS = 3
 
 
 class RunFailed(RuntimeError):
@@ -29,6 +31,11 @@ class RunFailed(RuntimeError):
 
 class JobEnds(RuntimeError):
     """Slurm takes the job away now; the message is Slurm's word for why."""
+
+
+def after_job_ends(ending: str) -> tuple[str, str]:
+    """(state, reason) of a run: at its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
+    return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
 
 class Stopping:
@@ -141,3 +148,21 @@ class Stopping:
         self._deadline_s = time.monotonic() + self._config.launch.stop_deadline_s
         write_json(self._paths.stop, {"reason": reason})
         self._note(f"stopping: {reason}; the trainer ends its step and checkpoints")
+
+    def check_progress(self, rows: list[dict[str, Any]], ledger: ComputeLedger) -> None:
+        """A job whose time limit comes before its first step would be started again for ever.
+
+        Raises:
+            RunFailed: it has been so several times in a row.
+        """
+        last_step_s = max((row["time_s"] for row in rows if row["kind"] == "step"), default=0.0)
+        num_jobs = ledger.num_jobs_since(last_step_s)
+        if self.reason == TIME_LIMIT and num_jobs >= FRUITLESS_JOBS:
+            raise RunFailed(f"its time limit ended the job {num_jobs} times before one optimizer step: raise --time")
+
+    def own_end(self) -> str:
+        """Why the trainer ended without being asked to."""
+        if not read_json(self._paths.end)["exhausted"]:
+            return "max_steps reached"
+        self.final = True
+        return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"

@@ -15,14 +15,14 @@ from scalerl.algo.stability import standing_alarms
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
-from scalerl.launch.folder import check_inputs, check_run_folder, save_config
+from scalerl.launch.folder import check_inputs, check_machine, check_run_folder, save_config
 from scalerl.launch.loggers import open_loggers
 from scalerl.launch.place import claim, open_place
 from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.launch.progress import Progress, status_line
 from scalerl.launch.report import budget_used_up, ceiling, latest, sibling_gpu_hours
-from scalerl.launch.slurm import TIMEOUT, SlurmError
-from scalerl.launch.stopping import TIME_LIMIT, JobEnds, RunFailed, Stopping
+from scalerl.launch.slurm import SlurmError
+from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
 from scalerl.metrics import ComputeLedger, MetricsWriter
 from scalerl.paths import RunPaths
 from scalerl.spool.policy import pending_evaluations
@@ -30,7 +30,6 @@ from scalerl.spool.policy import pending_evaluations
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
 ROLE_STOP_S = 10.0
-FRUITLESS_JOBS = 3
 EXIT_CODES = {"finished": 0, "requeued": 75, "stopped": 130}
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = EXIT_CODES["finished"], 1, EXIT_CODES["stopped"]
 
@@ -46,7 +45,8 @@ class Supervisor:
         """
         self.place = open_place()
         self.layout = self.place.layout(config)
-        check_inputs(config, on_cpu=self.place.on_cpu)
+        check_inputs(config)
+        check_machine(config, on_cpu=self.place.on_cpu)
         check_run_folder(paths, config)
         self.config, self.paths = config, paths
         paths.create()
@@ -77,9 +77,11 @@ class Supervisor:
             except RunFailed as error:
                 reason = str(error)
             except (JobEnds, StaleAttempt) as error:
+                # the steps end with the job, and otherwise with their attempt: an srun that were asked to end its step now
+                # would end that of the same number in the job's next start
                 for process in self.layout.processes:
                     process.abandon()
-                state, reason = self._after_job_ends(str(error))
+                state, reason = after_job_ends(str(error))
             except Exception as error:
                 reason = f"the supervisor failed: {error!r}"
                 raise
@@ -104,11 +106,13 @@ class Supervisor:
     def _watch(self) -> tuple[str, str]:
         """Keep the roles up until the trainer has ended by itself; then let the evaluator finish. Returns (state, reason)."""
         self._loop(until=self._trainers_ended, watched=[*self.layout.generators, self.layout.evaluator])
-        reason = self.stopping.reason or self._own_end()
+        if self.stopping.reason is None:
+            self._collect()
+        reason = self.stopping.reason or self.stopping.own_end()
         for process in self.layout.generators:
             process.signal(signal.SIGTERM)
         if self.stopping.requeue:
-            self._check_progress()
+            self.stopping.check_progress(self.metrics.rows, self.ledger)
             return "requeued", reason
         if self.stopping.interrupts:
             return "stopped", f"{reason}; the same command continues it"
@@ -120,25 +124,6 @@ class Supervisor:
         if self.stopping.interrupts:
             return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
         return "finished", reason
-
-    def _check_progress(self) -> None:
-        """A job whose time limit comes before its first step would be started again for ever.
-
-        Raises:
-            RunFailed: it has been so several times in a row.
-        """
-        last_step_s = max((row["time_s"] for row in self.metrics.rows if row["kind"] == "step"), default=0.0)
-        num_jobs = self.ledger.num_jobs_since(last_step_s)
-        if self.stopping.reason == TIME_LIMIT and num_jobs >= FRUITLESS_JOBS:
-            raise RunFailed(f"its time limit ended the job {num_jobs} times before one optimizer step: raise --time")
-
-    def _own_end(self) -> str:
-        """Why the trainer ended without being asked to."""
-        self._collect()
-        if not read_json(self.paths.end)["exhausted"]:
-            return "max_steps reached"
-        self.stopping.final = True
-        return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"
 
     def _last_step(self) -> int:
         return max((row["step"] for row in self.metrics.rows if row["kind"] == "step"), default=0)
@@ -234,14 +219,6 @@ class Supervisor:
         for alarm in self.stopping.alarms:
             if alarm.kind not in before:
                 self.progress.note(f"alarm: {alarm}; {alarm.advice}")
-
-    def _after_job_ends(self, ending: str) -> tuple[str, str]:
-        """At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it.
-
-        The steps end with the job, and otherwise with their attempt: an srun that were asked to end its step now would end that of
-        the same number in the job's next start.
-        """
-        return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
     def _end(self, state: str, reason: str) -> tuple[str, str]:
         """End every process, write the last word and give the folder free; unless a newer attempt owns it."""

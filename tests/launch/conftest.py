@@ -1,15 +1,22 @@
-"""A Slurm that only remembers, and inputs that a launcher accepts."""
+"""A Slurm that only remembers, inputs that a launcher accepts, and roles that follow a script."""
 
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from scripted_roles import FAKE_ROLE, REAL_PYTHON
 
+from scalerl.config import RunConfig
 from scalerl.data.prepare import prepare_arithmetic
+from scalerl.data.problem import make_problem, write_problems
+from scalerl.launch import processes
+from scalerl.paths import RunPaths
+from scalerl.settings import load_config
 
 SCRIPT = Path(__file__).parent / "fake_slurm.py"
 
@@ -70,3 +77,38 @@ def launch_inputs(tmp_path_factory) -> list[str]:
     save_file({"a": np.zeros((30, 30), np.float32), "b": np.zeros(100, np.float32)}, folder / "model" / "model.safetensors")
     data = [f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout")]
     return [f"model.path={folder}/model", *data]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return RunPaths(tmp_path / "run")
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    write_problems(tmp_path / "problems.parquet", [make_problem("1+1?", ["2"], source="test")])
+
+    def make(*overrides: str) -> RunConfig:
+        data = tmp_path / "problems.parquet"
+        fixed = [f"model.path={tmp_path}/model", f"data.train={data}", f"data.heldout={data}", "generator.kv_cache_gb=0.1"]
+        fixed += ["trainer.num_ranks=2", "generator.num=1", "budget.max_steps=3", "logging.tensorboard=false"]
+        return load_config([], [*fixed, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def script_roles(tmp_path, monkeypatch):
+    """Let every role run this Python text, which knows `role`, `index`, `folder`, `post` and `step_row`."""
+
+    def script(text: str) -> None:
+        body = tmp_path / "role.py"
+        body.write_text(FAKE_ROLE + textwrap.dedent(text) + "\nwhile True: time.sleep(0.05)\n")
+        executable = tmp_path / "interpreter"
+        executable.write_text(f'#!/bin/bash\nexec {REAL_PYTHON} -c "$(cat {body})" "$@"\n')
+        executable.chmod(0o755)
+        monkeypatch.setattr(processes.sys, "executable", str(executable))
+
+    return script

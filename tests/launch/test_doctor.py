@@ -73,7 +73,7 @@ def examine(monkeypatch, tmp_path):
 def test_a_healthy_site_has_nothing_to_fix(examine):
     findings = examine()
     assert [str(finding) for finding in findings.values() if finding.level != "ok"] == []
-    assert len(findings) == 15
+    assert len(findings) == 16
     assert findings["nodes"].text == "3 of 3 nodes of batch have 8 GPUs of type h100, 64 CPUs, 1000 GiB; 3 of them are usable"
     assert findings["arrays"].text.startswith("MaxArraySize=4001")
     assert "GraceTime=120 s" in findings["requeue"].text

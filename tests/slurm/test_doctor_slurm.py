@@ -8,7 +8,20 @@ from scalerl.launch import doctor
 from scalerl.launch.site import load_site
 
 CHECKS = [
-    *("python", "runs_dir", "slurm", "partition", "time limit", "nodes", "accounting", "account", "qos", "requeue", "arrays"),
+    *(
+        "python",
+        "sandbox",
+        "runs_dir",
+        "slurm",
+        "partition",
+        "time limit",
+        "nodes",
+        "accounting",
+        "account",
+        "qos",
+        "requeue",
+        "arrays",
+    ),
     *("submission", "shared folder", "clocks", "engines"),
 ]
 REPOSITORY = Path(__file__).parents[2]

@@ -1,0 +1,92 @@
+"""One run, from its start to its table: scalerl run | role | status | doctor."""
+
+import argparse
+import os
+from pathlib import Path
+
+from scalerl.cli.options import add_site
+
+
+def add_run(commands) -> None:
+    parser = commands.add_parser("run", help="one run: start it, or continue the one in --dir")
+    parser.add_argument("settings", nargs="+", metavar="FILE.toml|key=value", help="later ones win; such as budget.max_steps=200")
+    parser.add_argument("--dir", type=Path, required=True, metavar="RUN_DIR")
+    parser.set_defaults(command=_run, overrides=[])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from scalerl.launch.folder import read_config
+    from scalerl.launch.supervisor import run
+    from scalerl.paths import RunPaths
+    from scalerl.settings import load_config
+
+    paths = RunPaths(arguments.dir)
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and paths.config.exists():
+        return run(read_config(paths), paths)  # weeks may lie between two starts of a job, and its files may have been edited
+    settings = [*arguments.settings, *arguments.overrides]
+    files = [Path(text) for text in settings if "=" not in text]
+    return run(load_config(files, [text for text in settings if "=" in text]), paths)
+
+
+def add_role(commands) -> None:
+    parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
+    parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
+    parser.add_argument("--index", type=int, help="trainer rank (default: that of the srun task) or generator number")
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.set_defaults(command=role)
+
+
+def role(arguments: argparse.Namespace) -> None:
+    from scalerl.fence import end_when_stale
+    from scalerl.launch.processes import die_with_parent
+    from scalerl.paths import RunPaths
+
+    end_when_stale(RunPaths(arguments.dir), arguments.attempt)
+    die_with_parent(os.getppid() if arguments.parent is None else arguments.parent)
+    if arguments.role == "trainer":
+        from scalerl.trainer import run_trainer
+
+        if arguments.index is None:  # a task of an srun step
+            slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+            os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}
+        run_trainer(arguments.dir, rank=int(os.environ["RANK"]), attempt=arguments.attempt)
+    elif arguments.role == "generator":
+        from scalerl.generator import run_generator
+
+        run_generator(arguments.dir, index=arguments.index, attempt=arguments.attempt)
+    else:
+        from scalerl.evaluator import run_evaluator
+
+        run_evaluator(arguments.dir, attempt=arguments.attempt)
+
+
+def add_status(commands) -> None:
+    parser = commands.add_parser("status", help="a table of the runs of a sweep, or everything about one run")
+    parser.add_argument("folder", type=Path, metavar="SWEEP_OR_RUN_DIR")
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="show it again every SECONDS (5), until Ctrl-C"
+    )
+    parser.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from scalerl.launch.status import show
+
+    show(arguments.folder, arguments.watch)
+
+
+def add_doctor(commands) -> None:
+    parser = commands.add_parser(
+        "doctor", help="check the site: Slurm, partition, nodes, shared folder, clocks; says what to fix"
+    )
+    add_site(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from scalerl.launch import doctor
+    from scalerl.launch.site import load_site
+
+    return doctor.main(load_site(arguments.site))

@@ -1,0 +1,175 @@
+"""Why a run ends, what it leaves behind, and whether the same command goes on: the supervisor with scripted roles."""
+
+import json
+import os
+import signal
+import subprocess
+
+from scripted_roles import REAL_PYTHON, processes_of, wait_until
+
+from scalerl.files import read_json
+from scalerl.launch.supervisor import run
+from scalerl.metrics import read_rows
+
+
+def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
+    script_roles(
+        """
+        if role == "trainer":
+            for step in (1, 2, 3):
+                if index == 0: step_row(step)
+                time.sleep(0.15)
+            end()
+        """
+    )
+    assert run(make_config(), paths) == 0
+    assert [row["step"] for row in read_rows(paths.metrics)] == [1, 2, 3]
+    status = read_json(paths.status)
+    assert (status["state"], status["step"], status["attempt"]) == ("finished", 3, 1)
+    hours = status["gpu_hours"]
+    assert hours["trainer"] > hours["generator"] > 0  # two ranks against one process
+    assert processes_of(paths) == []
+    assert "run finished: max_steps reached | step 3/3" in capsys.readouterr().out
+    assert (paths.logs / "latest" / "trainer-1.log").exists()
+    assert run(make_config(), paths) == 0
+    assert "raise budget.*" in capsys.readouterr().out
+
+
+def test_the_budget_in_gpu_hours_ends_the_run(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            step = 0
+            while not (folder / "stop.json").exists():
+                step += 1
+                if index == 0: step_row(step)
+                time.sleep(0.05)
+            end()
+        """
+    )
+    hours = 4 * 1.5 / 3600  # four processes for a second and a half
+    assert run(make_config("budget.max_steps=100000", f"budget.max_gpu_hours={hours}"), paths) == 0
+    status = read_json(paths.status)
+    assert "max_gpu_hours" in status["reason"]
+    assert hours <= status["gpu_hours"]["total"] < 2 * hours
+
+
+def test_early_stopping(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            while not (folder / "stop.json").exists(): time.sleep(0.02)
+            end()
+        if role == "evaluator":
+            for step, pass_rate in enumerate([0.2, 0.5, 0.4, 0.5]):
+                post("eval", step, pass_rate=pass_rate)
+                time.sleep(0.1)
+        """
+    )
+    assert run(make_config("evaluation.early_stop_evaluations=2"), paths) == 0
+    assert read_json(paths.status)["reason"] == "no better pass rate in 2 evaluations"
+    assert run(make_config("evaluation.early_stop_evaluations=2", "budget.max_steps=9"), paths) == 0
+    assert read_json(paths.attempt)["attempt"] == 1, "it has ended for good"
+
+
+def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            while not (folder / "stop.json").exists(): time.sleep(0.02)
+            end()
+        """
+    )
+    sibling = paths.root.parent / "sibling"
+    sibling.mkdir()
+    (sibling / "status.json").write_text(json.dumps({"gpu_hours": {"total": 2.0}}))
+    assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
+    status = read_json(paths.status)
+    assert "sweep_max_gpu_hours = 2.0001 reached" in status["reason"]
+    assert 0.0001 <= status["gpu_hours"]["total"] < 0.01
+    assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
+    assert read_json(paths.attempt)["attempt"] == 1, "nothing is left to spend"
+
+
+def test_a_run_stops_on_an_alarm_and_goes_on_without(paths, make_config, script_roles, capsys):
+    script_roles(
+        """
+        if role == "trainer":
+            for step in range(1, 31):
+                if index == 0:
+                    step_row(step, truncation_rate=0.5)
+                time.sleep(0.05)
+                if (folder / "stop.json").exists(): break
+            end()
+        """
+    )
+    config = make_config("budget.max_steps=30", 'launch.stop_on_alarm=["truncation"]')
+    assert run(config, paths) == 0
+    status = read_json(paths.status)
+    assert (status["state"], status["final"]) == ("finished", False)
+    assert status["reason"] == "alarm: truncation 0.5 above 0.1 since step 20 (launch.stop_on_alarm)"
+    assert 20 <= status["step"] < 30
+    (alarm,) = status["alarms"]
+    assert (alarm["kind"], alarm["step"], alarm["last_step"]) == ("truncation", 20, status["step"])
+    assert "alarm: truncation 0.5 above 0.1 since step 20; raise length.max_solution_tokens" in capsys.readouterr().out
+
+    assert run(config, paths) == 0
+    assert "has finished (alarm: truncation" in capsys.readouterr().out
+    assert run(make_config("budget.max_steps=30"), paths) == 0
+    assert "ALARM truncation" in capsys.readouterr().out
+    status = read_json(paths.status)
+    assert (status["reason"], status["step"]) == ("max_steps reached", 30)
+
+
+def test_ctrl_c_lets_the_trainer_checkpoint_and_the_run_continue(paths, make_config, script_roles, tmp_path):
+    script_roles(
+        """
+        if role == "trainer":
+            while not (folder / "stop.json").exists(): time.sleep(0.02)
+            if index == 0: (folder / "checkpointed").touch()
+            end()
+        """
+    )
+    config = make_config()
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    program = f"""
+import sys
+from pathlib import Path
+from scalerl.config import RunConfig
+from scalerl.launch import processes, supervisor
+from scalerl.paths import RunPaths
+processes.sys.executable = {str(tmp_path / "interpreter")!r}
+config = RunConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
+sys.exit(supervisor.run(config, RunPaths(Path({str(paths.root)!r}))))
+"""
+    supervisor = subprocess.Popen([REAL_PYTHON, "-c", program])
+    wait_until(lambda: paths.status.exists() and len(read_json(paths.status)["pids"]) == 4, "four processes")
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(timeout=30) == 130
+    assert (paths.root / "checkpointed").exists()
+    assert read_json(paths.status)["state"] == "stopped"
+    assert processes_of(paths) == []
+    assert json.loads(paths.attempt.read_text())["attempt"] == 1
+
+
+def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            if index == 0:
+                step_row(3)
+                request = dict(step=3, policy_version=3, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+                (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
+            end()
+        while role == "evaluator" and (folder / "attempt-1-ended").exists():
+            (folder / "evaluations" / "00000003.request.json").unlink(missing_ok=True)
+            time.sleep(0.05)
+        """
+    )
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    assert run(make_config(), paths) == 130
+    assert read_json(paths.status)["state"] == "stopped"
+    (paths.root / "attempt-1-ended").touch()
+    assert run(make_config(), paths) == 0
+    assert (read_json(paths.status)["state"], read_json(paths.attempt)["attempt"]) == ("finished", 2)

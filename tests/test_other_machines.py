@@ -1,0 +1,125 @@
+"""Grading programs on machines other than this one: where bubblewrap does not work, and the system call filter of each."""
+
+import os
+import shutil
+import stat
+import struct
+
+import pytest
+from programs import LIMITS, SECRET, SUM, SUM_TESTS, attempt, block
+
+from scalerl.verify.answers import Verdict
+from scalerl.verify.pool import VerifierPool
+from scalerl.verify.sandbox import WEAK, Limits, Sandbox
+from scalerl.verify.seccomp import build_filter
+
+
+@pytest.fixture
+def weak(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    return Sandbox(Limits(cpu_s=1, memory_mb=256, allow_weak_sandbox=True))
+
+
+def test_without_bubblewrap_code_is_refused_unless_allowed(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ValueError, match=r"bwrap is not installed.*allow_weak_sandbox=true"):
+            VerifierPool(code=LIMITS)
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="may not make namespaces here"):
+        Sandbox(LIMITS)
+
+
+def test_the_weak_sandbox_says_what_is_missing_and_grades(monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with VerifierPool(code=Limits(cpu_s=1, memory_mb=256, allow_weak_sandbox=True)) as pool:
+        verdicts = [pool.submit(block(program), SUM_TESTS, "code").result(60) for program in (SUM, "print(3)")]
+    assert verdicts == [Verdict(True, "passed"), Verdict(False, "wrong_output")]
+    assert capfd.readouterr().err.count(WEAK) == 1
+    assert "read and write every file" in WEAK
+
+
+def test_the_minimum_of_the_weak_sandbox(weak, monkeypatch):
+    monkeypatch.setenv("SECRET", SECRET)
+    outcome = weak.run(
+        attempt(
+            "os.fork()",
+            "os.kill(os.getppid(), 9)",
+            "os.kill(-1, 9)",
+            "socket.socket()",
+            "resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))",
+            "os.environ.get('SECRET')",
+            "os.listdir('.')",
+        )
+    )
+    assert outcome.output.decode().split() == ["PermissionError"] * 5 + ["None", "[]"]
+    assert weak.run("while True: pass").status == "timeout"
+    assert weak.run("x = bytearray(10 << 30)").status == "memory"
+    assert weak.run("while True: print('x' * 10**6)").status == "crashed"
+
+
+def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(monkeypatch, tmp_path):
+    """bwrap works for the checks of pool and server, and then no more."""
+    (tmp_path / "count").write_text("0")
+    wrapper = tmp_path / "bwrap"
+    wrapper.write_text(
+        f"#!/bin/sh\nread n < {tmp_path}/count\necho $((n+1)) > {tmp_path}/count\n"
+        f'[ $n -lt 2 ] && exec {shutil.which("bwrap")} "$@"\necho no more namespaces >&2\nexit 1\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with VerifierPool(code=LIMITS) as pool:
+        future = pool.submit(block(SUM), SUM_TESTS, "code")
+        with pytest.raises(RuntimeError, match="no more namespaces"):
+            future.result(60)
+
+
+# The system call filter
+
+
+def interpret(program: bytes, architecture: int, number: int, argument: int) -> int:
+    """What a classic BPF program answers to a system call."""
+    data = struct.pack("<IIQQQQQQQ", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+    instructions = list(struct.iter_unpack("HBBI", program))
+    accumulator, position = 0, 0
+    while True:
+        code, if_true, if_false, operand = instructions[position]
+        position += 1
+        if code == 0x06:
+            return operand
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, operand)
+            continue
+        holds = {0x15: accumulator == operand, 0x35: accumulator >= operand, 0x45: bool(accumulator & operand)}[code]
+        position += if_true if holds else if_false
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "fork", "clone", "write", "socket"),
+    [("x86_64", 0xC000003E, 57, 56, 1, 41), ("aarch64", 0xC00000B7, None, 220, 64, 198)],
+)
+def test_the_filter_of_each_machine(monkeypatch, machine, architecture, fork, clone, write, socket):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    program = build_filter()
+    allow, denied, killed, no_such_call = 0x7FFF0000, 0x00050001, 0x80000000, 0x00050026
+
+    def answer(number, argument=0, architecture=architecture):
+        return interpret(program, architecture, number, argument)
+
+    assert answer(write) == allow
+    assert answer(socket) == denied
+    assert fork is None or answer(fork) == denied
+    assert answer(clone, 0x003D0F00) == allow  # the flags of pthread_create
+    assert answer(clone, 17) == denied  # those of fork
+    assert answer(435) == no_such_call  # clone3: the C library then takes clone
+    assert answer(write, architecture=0x40000003) == killed  # a 32-bit program
+    assert answer(0x40000000 + write) == killed
+
+
+def test_a_machine_without_a_filter_is_refused(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(ValueError, match="riscv64: code is graded on x86_64 and aarch64"):
+        build_filter()
