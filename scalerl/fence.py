@@ -42,6 +42,14 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
         raise StaleAttempt(f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops")
 
 
+def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
+    """Whether the supervisor of this attempt wants the trainer to end; that of an earlier one may still have been writing."""
+    try:
+        return read_json(paths.stop)["attempt"] == attempt
+    except FileNotFoundError:
+        return False
+
+
 def end_when_stale(paths: RunPaths, attempt: int) -> None:
     """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that Slurm can no longer
     reach would hold its GPU for ever. Exit code 1, after a line on stdout.

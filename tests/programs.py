@@ -23,7 +23,7 @@ def prints(text: str) -> str:
 def attempt(*lines: str) -> str:
     """A program that prints what each line gives, or the name of the exception it raises."""
     head = (
-        "import ctypes, mmap, os, resource, signal, socket, subprocess, sys\n"
+        "import ctypes, fcntl, mmap, os, resource, signal, socket, struct, subprocess, sys\n"
         "def attempt(action):\n"
         "    try:\n"
         "        print(action())\n"

@@ -153,12 +153,33 @@ def call_tests(*cases) -> str:
         ("def f(a, b):\n    return 10**5000", "crashed"),
         ("def f(a, b):\n    return float('nan')", "wrong_output"),
         ("def f(a, b):\n    return [[]] * 10**5", "wrong_output"),
-        ("def f(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(f(*map(int, input().split())))", "crashed"),
+        ("def f(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(f(*map(int, input().split())))", "passed"),
+        (
+            "class Solution:\n    def f(self, a: List[int], b: Optional[int]) -> int:\n        return reduce(add, [a, b])",
+            "passed",
+        ),
+        (
+            "def f(a, b):\n    return pow(2, 3, 5) == 3 and bisect.bisect_left([1], inf) == 1 and Counter() == {} and a + b",
+            "passed",
+        ),
     ],
 )
 def test_calls(sandbox, program, reason):
     tests = call_tests(([1, 2], [[3.0], 3.0]), (["x", "y"], ["xy"]))
     assert grade_code(Program(program), tests, sandbox).reason == reason
+
+
+def test_all_tests_together_have_a_limit_too(sandbox, monkeypatch):
+    monkeypatch.setattr("scalerl.verify.code.TIME_LIMITS", 1.5 / sandbox.wall_s)
+    slow = Program("import time\ntime.sleep(0.5)\nprint(3)")
+    assert grade_code(slow, prints("3"), sandbox).reason == "passed"
+    many = json.dumps(json.loads(prints("3")) * 10)
+    assert grade_code(slow, many, sandbox).reason == "timeout"
+
+
+@pytest.mark.parametrize("ending", ["exit()", "quit(0)", "sys.exit()"])
+def test_programs_that_end_themselves(sandbox, ending):
+    assert sandbox.run(f"import sys\nprint(3)\n{ending}\nprint(4)") == Outcome(status="done", output=b"3\n")
 
 
 def test_what_honest_programs_use(sandbox):

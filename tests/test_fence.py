@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.fence import StaleAttempt, check_attempt, claim_attempt, current_attempt, heartbeat, release_attempt
+from scalerl.fence import (
+    StaleAttempt,
+    asked_to_stop,
+    check_attempt,
+    claim_attempt,
+    current_attempt,
+    heartbeat,
+    release_attempt,
+)
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
 
@@ -102,3 +110,11 @@ time.sleep(60)
     release_attempt(paths, 1)
     assert [role.wait(20) for role in roles] == [1, 1]
     assert "attempt 1 has ended" in roles[0].stdout.read()
+
+
+def test_a_trainer_heeds_the_stop_file_of_its_own_attempt_only(paths):
+    assert not asked_to_stop(paths, 2)
+    write_json(paths.stop, {"attempt": 1, "reason": "an earlier supervisor that hung while it wrote"})
+    assert not asked_to_stop(paths, 2)
+    write_json(paths.stop, {"attempt": 2, "reason": "interrupted"})
+    assert asked_to_stop(paths, 2)

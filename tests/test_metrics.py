@@ -25,8 +25,16 @@ def clock(monkeypatch):
     return now
 
 
-def step_row(step, time_s, **values):
-    return {"kind": "step", "step": step, "time_s": time_s, **values}
+def step_row(step, time_s, attempt=1, **values):
+    return {"kind": "step", "step": step, "time_s": time_s, "attempt": attempt, **values}
+
+
+def eval_row(step, time_s, attempt=1, **values):
+    return step_row(step, time_s, attempt, **values) | {"kind": "eval"}
+
+
+def write_metrics(paths, attempt=1):
+    return MetricsWriter(paths, ComputeLedger(paths), attempt)
 
 
 def test_gpu_hours_are_devices_times_wall_time(paths, clock):
@@ -84,14 +92,14 @@ def test_compute_never_falls_after_a_supervisor_that_died_or_hung_between_saves(
     clock["now"] = 5400.0  # the trainer went on without its supervisor, or was seen once more before both were killed
     post_row(paths, step_row(2, time_s=5400.0))
     if collected:
-        MetricsWriter(paths, killed).collect()
+        MetricsWriter(paths, killed, 1).collect()
     clock["now"] = 9000.0
     ledger = ComputeLedger(paths)
     assert ledger.gpu_hours()["total"] == 3.0  # two devices for 1.5 hours: the row of step 2 is the last sign of life
     ledger.open("trainer", devices=2)
     clock["now"] = 10800.0
     post_row(paths, step_row(3, time_s=10800.0))
-    MetricsWriter(paths, ledger).collect()
+    MetricsWriter(paths, ledger, 1).collect()
     assert [row["gpu_hours"] for row in read_rows(paths.metrics)] == [2.0, 3.0, 4.0]
 
 
@@ -99,9 +107,9 @@ def test_rows_carry_the_compute_of_their_own_time(paths, clock):
     ledger = ComputeLedger(paths)
     ledger.open("generator", devices=3)
     ledger.open("trainer", devices=1)
-    writer = MetricsWriter(paths, ledger)
+    writer = MetricsWriter(paths, ledger, 1)
     post_row(paths, step_row(1, time_s=900.0))
-    post_row(paths, {"kind": "eval", "step": 0, "time_s": 0.0})
+    post_row(paths, eval_row(0, time_s=0.0))
     clock["now"] = 7200.0
     assert [row["kind"] for row in writer.collect()] == ["eval", "step"]
     start, step = read_rows(paths.metrics)
@@ -111,13 +119,13 @@ def test_rows_carry_the_compute_of_their_own_time(paths, clock):
 
 
 def test_a_replayed_step_replaces_the_lost_timeline(paths):
-    writer = MetricsWriter(paths, ComputeLedger(paths))
+    writer = write_metrics(paths)
     for step in (1, 2, 3):
         post_row(paths, step_row(step, time_s=step))
-    post_row(paths, {"kind": "eval", "step": 2, "time_s": 2.5, "pass_rate": 0.1})
+    post_row(paths, eval_row(2, time_s=2.5, pass_rate=0.1))
     writer.collect()
     post_row(paths, step_row(2, time_s=10, note="replayed"))
-    post_row(paths, {"kind": "eval", "step": 2, "time_s": 10.5, "pass_rate": 0.2})
+    post_row(paths, eval_row(2, time_s=10.5, pass_rate=0.2))
     writer.collect()
     rows = read_rows(paths.metrics)
     assert [(row["kind"], row["step"]) for row in rows] == [("step", 1), ("step", 2), ("eval", 2)]
@@ -127,19 +135,74 @@ def test_a_replayed_step_replaces_the_lost_timeline(paths):
 
 def test_a_row_is_not_counted_twice_when_the_writer_dies_before_it_empties_the_inbox(paths):
     post_row(paths, step_row(1, time_s=1))
-    posted = paths.inbox / "step-00000001.json"
+    posted = paths.inbox / "step-00000001-1.json"
     content = posted.read_text()
-    MetricsWriter(paths, ComputeLedger(paths)).collect()
+    write_metrics(paths).collect()
     posted.write_text(content)
-    assert MetricsWriter(paths, ComputeLedger(paths)).collect() == []
+    assert write_metrics(paths).collect() == []
     assert len(read_rows(paths.metrics)) == 1
 
 
+def steps_in(paths):
+    return [row["step"] for row in read_rows(paths.metrics) if row["kind"] == "step"]
+
+
+def test_what_an_earlier_attempt_posts_late_changes_nothing(paths):
+    """Its trainer hung between the look at the attempt and the write, as on a shared file system that stalls."""
+    write_metrics(paths)
+    writer = write_metrics(paths, attempt=2)
+    for step in range(1, 5):
+        post_row(paths, step_row(step, time_s=step, attempt=2))
+    post_row(paths, step_row(3, time_s=9, attempt=1))
+    post_row(paths, eval_row(4, time_s=9, attempt=1))
+    writer.collect()
+    assert steps_in(paths) == [1, 2, 3, 4] and list(paths.inbox.iterdir()) == []
+    post_row(paths, step_row(2, time_s=10, attempt=1))
+    assert writer.collect() == [] and steps_in(paths) == [1, 2, 3, 4]
+
+
+def test_a_supervisor_that_is_fenced_off_takes_no_rows_and_adds_none(paths):
+    stale = write_metrics(paths)
+    post_row(paths, step_row(1, time_s=1))
+    stale.collect()
+    current = write_metrics(paths, attempt=2)
+    post_row(paths, step_row(2, time_s=2))  # of attempt 1, which both see
+    post_row(paths, step_row(2, time_s=3, attempt=2))
+    assert [row["attempt"] for row in stale.collect()] == [1]
+    assert steps_in(paths) == [1]
+    assert [row["attempt"] for row in current.collect()] == [2]
+    assert steps_in(paths) == [1, 2]
+
+
+def test_a_row_that_somebody_takes_while_it_is_read(paths, monkeypatch):
+    post_row(paths, step_row(1, time_s=1))
+
+    def taken(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(metrics, "read_json", taken)
+    assert write_metrics(paths).collect() == []
+
+
+def test_evaluations_stay_in_order_when_a_run_goes_back(paths):
+    """Killed at 74, after the evaluation of 70; started again from the checkpoint of 65, it ends at 67 and evaluates that."""
+    writer = write_metrics(paths)
+    for step in (0, 35, 70):
+        post_row(paths, eval_row(step, time_s=step))
+    writer.collect()
+    writer = write_metrics(paths, attempt=2)
+    post_row(paths, eval_row(67, time_s=100, attempt=2))
+    assert writer.collect() == []
+    post_row(paths, eval_row(105, time_s=150, attempt=2))
+    writer.collect()
+    assert [row["step"] for row in read_rows(paths.metrics)] == [0, 35, 70, 105]
+
+
 def test_a_torn_last_line_is_dropped_and_the_file_mended(paths):
-    MetricsWriter(paths, ComputeLedger(paths))
+    write_metrics(paths)
     with paths.metrics.open("a") as file:
         file.write(json.dumps(step_row(1, time_s=1)) + "\n" + '{"kind": "st')
-    assert [row["step"] for row in MetricsWriter(paths, ComputeLedger(paths)).rows] == [1]
+    assert [row["step"] for row in write_metrics(paths).rows] == [1]
     assert paths.metrics.read_text().count("\n") == 1
 
 

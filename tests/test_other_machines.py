@@ -50,15 +50,24 @@ def test_the_minimum_of_the_weak_sandbox(weak, monkeypatch):
             "os.kill(os.getppid(), 9)",
             "os.kill(-1, 9)",
             "socket.socket()",
+            "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
+            "fcntl.ioctl(socket.socketpair()[0], 0x8901, struct.pack('i', os.getppid()))",
             "resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))",
             "os.environ.get('SECRET')",
             "os.listdir('.')",
         )
     )
-    assert outcome.output.decode().split() == ["PermissionError"] * 5 + ["None", "[]"]
+    assert outcome.output.decode().split() == ["PermissionError"] * 7 + ["None", "[]"]
     assert weak.run("while True: pass").status == "timeout"
     assert weak.run("x = bytearray(10 << 30)").status == "memory"
     assert weak.run("while True: print('x' * 10**6)").status == "crashed"
+
+
+def test_nothing_is_left_of_a_scratch_folder(weak, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nested = "import os\nfor _ in range(1500):\n    os.mkdir('a'); os.chdir('a')\nprint('done')"
+    assert weak.run(nested).output == b"done\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(monkeypatch, tmp_path):
@@ -80,9 +89,9 @@ def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(monkeypatch, tmp_path)
 # The system call filter
 
 
-def interpret(program: bytes, architecture: int, number: int, argument: int) -> int:
-    """What a classic BPF program answers to a system call."""
-    data = struct.pack("<IIQQQQQQQ", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+def interpret(program: bytes, architecture: int, number: int, *arguments: int) -> int:
+    """What a classic BPF program answers to a system call of two arguments."""
+    data = struct.pack("<IIQQQQQQQ", number, architecture, 0, *arguments, 0, 0, 0, 0)
     instructions = list(struct.iter_unpack("HBBI", program))
     accumulator, position = 0, 0
     while True:
@@ -98,22 +107,24 @@ def interpret(program: bytes, architecture: int, number: int, argument: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("machine", "architecture", "fork", "clone", "write", "socket"),
-    [("x86_64", 0xC000003E, 57, 56, 1, 41), ("aarch64", 0xC00000B7, None, 220, 64, 198)],
+    ("machine", "architecture", "fork", "clone", "write", "socket", "prlimit", "fcntl"),
+    [("x86_64", 0xC000003E, 57, 56, 1, 41, 302, 72), ("aarch64", 0xC00000B7, None, 220, 64, 198, 261, 25)],
 )
-def test_the_filter_of_each_machine(monkeypatch, machine, architecture, fork, clone, write, socket):
+def test_the_filter_of_each_machine(monkeypatch, machine, architecture, fork, clone, write, socket, prlimit, fcntl):
     monkeypatch.setattr("platform.machine", lambda: machine)
     program = build_filter()
     allow, denied, killed, no_such_call = 0x7FFF0000, 0x00050001, 0x80000000, 0x00050026
 
-    def answer(number, argument=0, architecture=architecture):
-        return interpret(program, architecture, number, argument)
+    def answer(number, first=0, second=0, architecture=architecture):
+        return interpret(program, architecture, number, first, second)
 
     assert answer(write) == allow
     assert answer(socket) == denied
     assert fork is None or answer(fork) == denied
     assert answer(clone, 0x003D0F00) == allow  # the flags of pthread_create
     assert answer(clone, 17) == denied  # those of fork
+    assert answer(prlimit) == allow and answer(prlimit, 7) == denied  # its own limits; those of process 7
+    assert answer(fcntl, 3, 4) == allow and answer(fcntl, 3, 8) == denied  # F_SETFL; F_SETOWN
     assert answer(435) == no_such_call  # clone3: the C library then takes clone
     assert answer(write, architecture=0x40000003) == killed  # a 32-bit program
     assert answer(0x40000000 + write) == killed

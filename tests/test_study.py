@@ -74,7 +74,9 @@ def study(tmp_path) -> Path:
     for seed, gain in enumerate((0.018, 0.02, 0.022)):
         write_run(folder, f"study-ScaleRL-seed{seed}", gain, finished)
         write_run(folder, f"study-ppo_off_policy-8-seed{seed}", gain / 2, finished)
-    write_run(folder, "study-GSPO-seed0", 0.0, {"state": "failed", "reason": "the trainer died"}, num_evaluations=2)
+    broken = {"state": "failed", "reason": "the trainer died"}
+    write_run(folder, "study-ScaleRL-seed3", 0.0, broken)  # its last pass rates are not final ones
+    write_run(folder, "study-GSPO-seed0", 0.0, broken, num_evaluations=2)
     for fits in ("fits", "fits-steps"):
         (folder / fits).mkdir()
         for name in ("fits", "ranking", "pairs"):
@@ -84,7 +86,7 @@ def study(tmp_path) -> Path:
 
 def test_recipes_are_compared_with_the_baseline_by_the_scatter_of_seeds(results, study):
     runs, curves = results.read_study(study)
-    assert len(curves) == 6 * 11
+    assert len(curves) == 7 * 11
     table = results.compare(runs)
     assert list(table.index) == ["ScaleRL", "ppo_off_policy-8"]
     other = table.loc["ppo_off_policy-8"]
@@ -100,7 +102,7 @@ def test_what_is_committed_is_small_and_says_how_every_run_ended(results, study,
     output = tmp_path / "committed"
     results.main([str(study), str(output)])
     runs = pd.read_csv(output / "runs.csv").set_index(["recipe", "seed"])
-    assert len(runs) == 7
+    assert len(runs) == 8
     assert tuple(runs.loc[("GSPO", 0), ["state", "reason"]]) == ("failed", "the trainer died")
     assert runs.log_ratio_max["ScaleRL", 0] == pytest.approx(0.02)
     assert (output / "fits-gpu_hours.csv").read_text() == "fits\n" and (output / "fits-steps.csv").read_text() == "fits-steps\n"

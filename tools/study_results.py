@@ -69,9 +69,10 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a recipe. final: pass rate of the last evaluations; mean: over the whole curve, which tells the faster from the slower.
 
-    Differences are to the baseline, their standard errors from the sd between seeds, pooled over all recipes.
+    Differences are to the baseline, their standard errors from the sd between seeds, pooled over all recipes. Only finished runs
+    of full length count: the last pass rates of one that ended early are not its final ones.
     """
-    measured = runs[runs.final.notna()]
+    measured = runs[runs.final.notna() & (runs.state == "finished") & (runs.steps == runs.steps.max())]
     table = measured.groupby("recipe").agg(
         runs=("final", "size"), final=("final", "mean"), mean=("mean", "mean"), gpu_hours=("gpu_hours", "mean")
     )

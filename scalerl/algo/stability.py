@@ -1,6 +1,7 @@
 """Signs that training goes wrong, read from the metric rows of a run: kinds of alarm, their levels and what to do about them.
 
-Every sign but "not_finite" is a mean over the newest WINDOW_STEPS optimizer steps, held against a level: a single odd step raises none.
+Every sign but "pass_rate", the newest evaluation, and "not_finite" is a mean over the newest WINDOW_STEPS optimizer steps, held against a
+level: a single odd step raises none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-AlarmKind = Literal["truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "reward", "not_finite"]
+AlarmKind = Literal["truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "pass_rate", "not_finite"]
 
 WINDOW_STEPS = 20
 BASELINE_STEPS = 100
@@ -29,9 +30,9 @@ or the rollouts are too stale for their policy gradient to hold."""
 GRAD_NORM_FACTOR = 5.0
 """Of the median of the BASELINE_STEPS before the window. One step a hundred times as steep, or five steps twenty times, raise it; clipping
 hides both from the weights, not from what they announce."""
-REWARD_LEVEL = 0.3
-"""Drop from the best window so far, of rewards in [-1, 1]: .15 of pass rate. Chance moves a window of 48 prompts a step by .03, one of 16
-by .05; prompts that leave because they are mastered take some more."""
+PASS_RATE_LEVEL = 0.15
+"""Drop from the best evaluation so far: of a reward in [-1, 1] it is .3. Chance moves an evaluation of 1,000 prompts by .01, one of 256 by
+.02. Not the reward of training: it also falls when prompts leave because they are mastered."""
 
 ADVICE: dict[AlarmKind, str] = {
     "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier (length.interruption_max_tokens)",
@@ -39,7 +40,7 @@ ADVICE: dict[AlarmKind, str] = {
     "entropy_high": "lower optimizer.learning_rate, or begin again from a checkpoint before the rise",
     "log_ratio": "use model.lm_head_precision = 'fp32', a smaller off_policy.k or a lower optimizer.learning_rate",
     "grad_norm": "lower optimizer.learning_rate or optimizer.max_grad_norm; look for truncation and a high log ratio",
-    "reward": "look at truncation, log ratio and some completions of the spool; begin again from best/ with a lower learning rate",
+    "pass_rate": "look at truncation, log ratio and some completions of the spool; begin again from best/ with a lower learning rate",
     "not_finite": "lower optimizer.learning_rate; the run fails after three such steps in a row",
 }
 
@@ -66,14 +67,15 @@ class Alarm:
 def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     """Every alarm of a run so far, by its first step.
 
-    rows: of metrics.jsonl, in order; other kinds than "step" are passed over. A step that trained nothing counts in no mean.
+    rows: of metrics.jsonl, in order. A step that trained nothing counts in no mean.
     """
     steps = [row for row in rows if row["kind"] == "step"]
     if not steps:
         return []
     numbers = [row["step"] for row in steps]
     found: list[Alarm] = []
-    for kind, (values, levels) in _signs(steps).items():
+    signs = _signs(steps) | {"pass_rate": _pass_rates(numbers, [row for row in rows if row["kind"] == "eval"])}
+    for kind, (values, levels) in signs.items():
         found += _stretches(kind, numbers, values, levels)
     return sorted(found, key=lambda alarm: alarm.step)
 
@@ -85,8 +87,8 @@ def standing_alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
 
 
 def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
-    """(value, level) [steps] of every kind; nan where there is none."""
-    entropy, reward = _window_means(_column(steps, "entropy")), _window_means(_column(steps, "reward"))
+    """(value, level) [steps] of every kind that is read from step rows; nan where there is none."""
+    entropy = _window_means(_column(steps, "entropy"))
     grad_norm = _column(steps, "grad_norm")
     first_entropy = next(iter(entropy[np.isfinite(entropy)]), np.nan)
     skipped = np.array([not row.get("step_applied", True) and row.get("num_micro_batches", 0) > 0 for row in steps], dtype=float)
@@ -97,9 +99,17 @@ def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarr
         "entropy_high": (entropy, ENTROPY_HIGH_FACTOR * first_entropy * constant),
         "log_ratio": (_window_means(_column(steps, "log_ratio_mean")), LOG_RATIO_LEVEL * constant),
         "grad_norm": (_window_means(grad_norm), GRAD_NORM_FACTOR * _baseline_medians(grad_norm)),
-        "reward": (reward, np.fmax.accumulate(reward) - REWARD_LEVEL),
         "not_finite": (skipped, 0 * constant),
     }
+
+
+def _pass_rates(numbers: Sequence[int], evaluations: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """(value, level) [steps]: the newest evaluation of a policy up to each step, against the best one up to there."""
+    by_step = {row["step"]: row["pass_rate"] for row in evaluations}
+    evaluated = np.array(sorted(by_step))
+    newest = np.searchsorted(evaluated, numbers, side="right") - 1
+    rates = np.array([np.nan, *(by_step[step] for step in evaluated)])
+    return rates[newest + 1], np.fmax.accumulate(rates)[newest + 1] - PASS_RATE_LEVEL
 
 
 def _column(steps: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -127,7 +137,7 @@ def _baseline_medians(values: np.ndarray) -> np.ndarray:
 
 
 def _stretches(kind: AlarmKind, numbers: Sequence[int], values: np.ndarray, levels: np.ndarray) -> list[Alarm]:
-    below = kind in ("entropy_low", "reward")
+    below = kind in ("entropy_low", "pass_rate")
     beyond = values < levels if below else values > levels
     edges = np.flatnonzero(np.diff(np.concatenate([[False], beyond, [False]]).astype(int)))
     found = []

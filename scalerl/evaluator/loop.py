@@ -142,7 +142,7 @@ class Evaluator:
         check_attempt(self._paths, self._attempt)
         write_json(self._paths.evaluations / f"{request.step:08d}.json", result)
         row = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
-        post_row(self._paths, {"kind": "eval", "time_s": request.published_s, **row})
+        post_row(self._paths, {"kind": "eval", "time_s": request.published_s, "attempt": self._attempt, **row})
         best = keep_if_best(self._paths, self._paths.weights / request.name, result)
         answer_evaluation(self._paths, request, result)
         print(f"evaluator: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}")

@@ -41,7 +41,7 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
         ValueError: nothing can be read at all.
         OSError: `out` cannot be written.
     """
-    runs, unreadable = read_input(path, options.axis)
+    runs, unreadable = read_input(path, options.axis, options.task)
     out.mkdir(parents=True, exist_ok=True)
     known = _known(out / "fits.json")
     records, num_fitted = [], 0
@@ -62,7 +62,8 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
     _draw(out / "figures", records, known)
     rows = {run.key: read_rows(RunPaths(run.folder).metrics) for run in runs if run.folder}
     alarmed = {key: raised for key in rows if (raised := alarms(rows[key]))}
-    write_report(out / "report.html", f"Curves of {path.name}", records, ranked, paired, scored, unreadable, alarmed)
+    title = f"Curves of {path.name}" + (f", {options.task} alone" if options.task else "")
+    write_report(out / "report.html", title, records, ranked, paired, scored, unreadable, alarmed)
     # last: after an interruption, the figures that may be missing are those of runs not known here
     files.write_json(out / "fits.json", [asdict(record) for record in records])
     return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
@@ -84,7 +85,8 @@ def _foretell(
     scored: list[Scored] = []
     unreadable = []
     for record in records:
-        folder = folders[record.key] or out / "records" / slug(record.key)
+        # a run folder holds what was foretold of all its tasks together
+        folder = (None if options.task else folders[record.key]) or out / "records" / slug(record.key)
         try:
             if any(target > record.points["compute"][-1] for target in options.predict):
                 folder.mkdir(parents=True, exist_ok=True)

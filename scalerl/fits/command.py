@@ -17,9 +17,12 @@ COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `main`."""
     parser.add_argument("input", type=Path, help="sweep folder, run folder, .csv or .parquet")
-    parser.add_argument("--out", type=Path, help="folder for tables, figures and report (default: INPUT/fits, or TABLE-fits)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for tables, figures and report (default: INPUT/fits, or TABLE-fits; -TASK added)"
+    )
     parser.add_argument("--estimator", choices=list(ESTIMATORS), default="default")
     parser.add_argument("--axis", choices=list(AXES), default="gpu_hours", help="what compute is counted in")
+    parser.add_argument("--task", help="fit the pass rate of one task alone, such as math or code")
     parser.add_argument("--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at")
     parser.add_argument("--min-compute", type=float, help="drop earlier points (paper: 1500 GPU-hours)")
     parser.add_argument("--min-epochs", type=float, help="drop points of earlier epochs (needs a column epoch)")
@@ -47,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(parsed: argparse.Namespace) -> int:
     """The command, arguments parsed."""
     source: Path = parsed.input
-    out = parsed.out or (source / "fits" if source.is_dir() else source.with_name(f"{source.stem}-fits"))
+    name = f"fits-{parsed.task}" if parsed.task else "fits"
+    out = parsed.out or (source / name if source.is_dir() else source.with_name(f"{source.stem}-{name}"))
     try:
         options = Options(
             axis=parsed.axis,
@@ -56,6 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
             max_compute=parsed.max_compute,
             min_epochs=parsed.min_epochs,
             predict=parsed.predict,
+            task=parsed.task,
         )
         outcome = fit_all(parsed.input, out, options)
     except (ValueError, OSError) as error:

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class Unreadable:
     reason: str
 
 
-def read_input(path: Path, axis: str = "gpu_hours") -> tuple[list[RunPoints], list[Unreadable]]:
-    """All curves of a sweep folder, a run folder, a CSV or a Parquet file.
+def read_input(path: Path, axis: str = "gpu_hours", task: str | None = None) -> tuple[list[RunPoints], list[Unreadable]]:
+    """All curves of a sweep folder, a run folder, a CSV or a Parquet file; `task`: of its pass rate alone.
 
     Raises:
         ValueError: nothing can be read at all: no such axis, no file, no rows, no column.
@@ -80,18 +80,18 @@ def read_input(path: Path, axis: str = "gpu_hours") -> tuple[list[RunPoints], li
     if axis not in AXES:
         raise ValueError(f"no compute axis {axis!r}; valid: {', '.join(AXES)}")
     if path.is_dir():
-        return _read_folders(path, axis)
+        return _read_folders(path, axis, task)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path} is neither a folder of runs nor a .csv or .parquet file")
-    return _read_table(path, axis)
+    return _read_table(path, axis, task)
 
 
-def _read_folders(root: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
+def _read_folders(root: Path, axis: str, task: str | None) -> tuple[list[RunPoints], list[Unreadable]]:
     folders = sorted(_run_folders(root))
     if not folders:
         raise ValueError(f"no metrics.jsonl below {root}: give a run folder or a folder of runs")
     names = [root.name if folder == root else folder.relative_to(root).as_posix() for folder in folders]
-    return _collect(names, lambda i: read_folder(folders[i], axis, names[i]))
+    return _collect(names, lambda i: read_folder(folders[i], axis, names[i], task))
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -116,7 +116,7 @@ def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[R
     return list(runs.values()), unreadable
 
 
-def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) -> RunPoints:
+def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None, task: str | None = None) -> RunPoints:
     """The eval rows of one run folder; the first, taken before any update, is R0.
 
     Raises:
@@ -124,7 +124,7 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     """
     name = folder.name if name is None else name
     figure, run, seed = split_name(name)
-    rows = _eval_rows(folder / "metrics.jsonl", axis)
+    rows = _eval_rows(folder / "metrics.jsonl", axis, task)
     if len(rows) <= MIN_POINTS:
         raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
@@ -135,7 +135,7 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None) 
     return _points(table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{place} {index}")
 
 
-def _eval_rows(path: Path, axis: str) -> list[dict[str, Any]]:
+def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
     """The eval rows of a run, their numbers checked."""
     evaluations: list[dict[str, Any]] = []
     for i, row in enumerate(read_rows(path), start=1):
@@ -143,6 +143,7 @@ def _eval_rows(path: Path, axis: str) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: row {i} is not an object: {str(row)[:80]}")
         if row.get("kind") != "eval":
             continue
+        row |= {name: row.get(column) for name, column in _columns_of(task, row, f"{path}: row {i}").items()}
         column = next((name for name in AXES[axis] if name in row), AXES[axis][0])
         optional = [name for name in ("num_prompts", "samples_per_prompt", "epoch") if name in row]
         for name in ("step", "pass_rate", column, *optional):
@@ -160,7 +161,18 @@ def split_name(name: str) -> tuple[str, str, str]:
     return (match[1] or parent, match[2], match[3]) if match else (parent, folder, "")
 
 
-def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable]]:
+def _columns_of(task: str | None, there: Collection[str], where: str) -> dict[str, str]:
+    """What holds the pass rate of a task, and how many prompts it is of: {usual name: name}. Nothing for all tasks together."""
+    if task is None:
+        return {}
+    names = {"pass_rate": f"pass_rate_{task}", "num_prompts": f"num_prompts_{task}"}
+    if names["pass_rate"] not in there:
+        tasks = sorted(name.removeprefix("pass_rate_") for name in there if name.startswith("pass_rate_"))
+        raise ValueError(f"{where} has no {names['pass_rate']}; tasks there: {', '.join(tasks) or 'none'}")
+    return {name: column for name, column in names.items() if name == "pass_rate" or name in there}
+
+
+def _read_table(path: Path, axis: str, task: str | None) -> tuple[list[RunPoints], list[Unreadable]]:
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     try:
@@ -168,6 +180,7 @@ def _read_table(path: Path, axis: str) -> tuple[list[RunPoints], list[Unreadable
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; it needs the columns run, {AXES[axis][0]}, pass_rate") from None
     table = table.reset_index(drop=True)
+    table = table.assign(**{name: table.get(column) for name, column in _columns_of(task, table.columns, str(path)).items()})
     column = _column(table, axis)
     missing = [name for name in ("run", "pass_rate") if name not in table]
     if missing:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from scalerl import files
+from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits.records import RunRecord
 
 NAME = "prediction.json"
 FORETOLD = ("compute", "predicted", "lo90", "hi90")
-NEAR = 0.02
-"""A run ends within a step of its budget: an evaluation this close below a target counts as being there."""
+NEAR = 0.1
+"""A run stops in time for its last evaluation: one this close below a target is scored, the prediction moved there along its curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Scored:
     lo90: float
     hi90: float
     observed: float | None
-    """Interpolated in log compute between the evaluations either side; None while the run has not got there."""
+    """Interpolated in log compute between the evaluations either side, or the last one where that is up to NEAR short of the target;
+    the prediction is then the foretold one at its compute. None while the run has not got there."""
     error: float | None
     """observed - predicted."""
     hit: bool | None
@@ -74,7 +76,7 @@ def write_prediction(folder: Path, record: RunRecord) -> Path | None:
     }
     while True:
         known = prediction_files(folder)
-        foretold = {prediction["compute"] for path in known for prediction in _read(path, record.axis)[1]}
+        foretold = {prediction["compute"] for path in known for prediction in _read(path, record.axis)[2]}
         new = [target for target in targets if target["compute"] not in foretold]
         if not new:
             return None
@@ -98,17 +100,17 @@ def _write_new(path: Path, content: dict[str, Any]) -> bool:
     return True
 
 
-def _read(path: Path, axis: str) -> tuple[float, list[dict[str, float]]]:
-    """(last compute known then, predictions) of a file over `axis`."""
+def _read(path: Path, axis: str) -> tuple[float, Sigmoid, list[dict[str, float]]]:
+    """(last compute known then, the curve, predictions) of a file over `axis`."""
     written = files.read_json(path)
     try:
         predictions = [{name: float(entry[name]) for name in FORETOLD} for entry in written["predictions"]]
-        foretold_at, found = float(written["window"][1]), written["axis"]
+        foretold_at, found, curve = float(written["window"][1]), written["axis"], Sigmoid(**written["curve"])
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} holds no prediction ({error!r}); delete it or restore it from a copy") from None
     if found != axis:
         raise ValueError(f"{path} predicts over {found}; fit with --axis {found} to score it")
-    return foretold_at, predictions
+    return foretold_at, curve, predictions
 
 
 def score(folder: Path, record: RunRecord) -> list[Scored]:
@@ -118,14 +120,21 @@ def score(folder: Path, record: RunRecord) -> list[Scored]:
         ValueError: a prediction was made on another axis, or a file holds none.
     """
     written = [_read(path, record.axis) for path in prediction_files(folder)]
-    return [_score(prediction, foretold_at, record) for foretold_at, predictions in written for prediction in predictions]
+    return [
+        _score(prediction, curve, foretold_at, record)
+        for foretold_at, curve, predictions in written
+        for prediction in predictions
+    ]
 
 
-def _score(prediction: dict[str, float], foretold_at: float, record: RunRecord) -> Scored:
+def _score(prediction: dict[str, float], curve: Sigmoid, foretold_at: float, record: RunRecord) -> Scored:
     compute, pass_rate = record.points["compute"], record.points["pass_rate"]
     if prediction["compute"] > (1 + NEAR) * compute[-1]:
         return Scored(key=record.key, foretold_at=foretold_at, **prediction, observed=None, error=None, hit=None)
-    observed = float(np.interp(np.log(prediction["compute"]), np.log(compute), pass_rate))
+    reached = min(prediction["compute"], compute[-1])
+    moved = float(curve(reached) - curve(prediction["compute"]))
+    prediction = prediction | {name: prediction[name] + moved for name in ("predicted", "lo90", "hi90")}
+    observed = float(np.interp(np.log(reached), np.log(compute), pass_rate))
     return Scored(
         key=record.key,
         foretold_at=foretold_at,

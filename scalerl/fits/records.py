@@ -36,6 +36,8 @@ class Options:
     """Points before this many passes over the prompts are not fitted; needs a column epoch."""
     predict: tuple[float, ...] = ()
     """Compute at which to predict every run."""
+    task: str | None = None
+    """Fit the pass rate of this task alone."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.

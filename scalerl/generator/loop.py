@@ -48,7 +48,7 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     import_vllm()
     wait_for_manifest(paths, config.launch.wait_for_weights_s)
     seed = int(np.random.SeedSequence([config.seed, index, attempt]).generate_state(1)[0])
-    manifest, engine = _start_engine(paths, EngineOptions.of(config, seed), owner=f"generator-{index}")
+    manifest, engine = _start_engine(paths, EngineOptions.of(config, seed), owner=f"generator-{index}.{attempt}")
     try:
         generator = Generator(config, paths, index, attempt, problems, engine, manifest, seed)
         try:
@@ -137,7 +137,7 @@ class Generator:
             self._groups.clear()
         if manifest.name != self._engine.policy_name:
             try:
-                with pinned_weights(self._paths, manifest.name, self._name) as folder:
+                with pinned_weights(self._paths, manifest.name, f"{self._name}.{self._attempt}") as folder:
                     load_s = self._engine.reload(folder, manifest.policy_version)
             except FileNotFoundError:
                 if read_manifest(self._paths) == manifest:

@@ -41,9 +41,9 @@ def after_job_ends(ending: str) -> tuple[str, str]:
 class Stopping:
     """Watches for reasons to stop, and asks the trainer to: it ends its step, checkpoints and exits."""
 
-    def __init__(self, config: RunConfig, paths: RunPaths, place: Place, note: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, paths: RunPaths, attempt: int, place: Place, note: Callable[[str], None]) -> None:
         """`note` shows a line to the user."""
-        self._config, self._paths, self._place, self._note = config, paths, place, note
+        self._config, self._paths, self._attempt, self._place, self._note = config, paths, attempt, place, note
         self.reason: str | None = None
         self.requeue = False
         """Whether this is for Slurm's sake: the job is to be started again."""
@@ -146,7 +146,7 @@ class Stopping:
     def _ask(self, reason: str) -> None:
         self.reason = reason
         self._deadline_s = time.monotonic() + self._config.launch.stop_deadline_s
-        write_json(self._paths.stop, {"reason": reason})
+        write_json(self._paths.stop, {"attempt": self._attempt, "reason": reason})
         self._note(f"stopping: {reason}; the trainer ends its step and checkpoints")
 
     def check_progress(self, rows: list[dict[str, Any]], ledger: ComputeLedger) -> None:

@@ -53,11 +53,11 @@ class Supervisor:
         self.attempt = claim(paths, self.place)
         save_config(paths, config)
         self.ledger = ComputeLedger(paths, self.place.job_id)
-        self.metrics = MetricsWriter(paths, self.ledger)
+        self.metrics = MetricsWriter(paths, self.ledger, self.attempt)
         self.progress = Progress()
         self.loggers = open_loggers(paths, config)
         self._allocation = self.place.open_ledger(config, self.ledger)
-        self.stopping = Stopping(config, paths, self.place, self.progress.note)
+        self.stopping = Stopping(config, paths, self.attempt, self.place, self.progress.note)
         self.stopping.alarms = standing_alarms(self.metrics.rows)
         self._saved_s = 0.0
         self._curve: dict[str, Any] | None = ceiling(self.metrics.rows)

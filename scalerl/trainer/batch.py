@@ -61,7 +61,7 @@ class BatchReader:
         control: dist.ProcessGroup,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`stopped`, asked on rank 0: whether to stop although there is no stop file."""
+        """`stopped`: whether the run is to stop, asked on rank 0."""
         self._paths = paths
         self._config = config
         self._vocabulary_size = vocabulary_size
@@ -101,7 +101,7 @@ class BatchReader:
         """Rank 0: collect groups for a turn."""
         turn_s = time.monotonic() + TURN_S
         while True:
-            if self._paths.stop.exists() or self._stopped():
+            if self._stopped():
                 return {"state": "stop"}
             self._collect(progress, found)
             if len(found) == progress.batch_prompts:

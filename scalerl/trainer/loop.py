@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
-from scalerl.fence import check_attempt
+from scalerl.fence import asked_to_stop, check_attempt
 from scalerl.files import read_json, write_json
 from scalerl.inference.stop import StopSignal
 from scalerl.metrics import post_row
@@ -50,7 +50,11 @@ class Trainer:
         self.stop = StopSignal()
         self.stop.loop_started = True
         self.reader = BatchReader(
-            self.paths, config, vocabulary_size=vocabulary_size, control=control, stopped=lambda: self.stop.requested
+            self.paths,
+            config,
+            vocabulary_size=vocabulary_size,
+            control=control,
+            stopped=lambda: self.stop.requested or asked_to_stop(self.paths, attempt),
         )
         self.seconds = dict.fromkeys(("wait_s", "read_s", "train_s", "publish_s", "checkpoint_s"), 0.0)
 
@@ -149,6 +153,7 @@ class Trainer:
             totals = {"epoch": progress.epoch, "tokens": progress.tokens, "flops": progress.flops}
             totals["prompts_dropped_total"] = progress.stream.num_dropped
             head = {"kind": "step", "step": progress.step, "policy_version": progress.step, "time_s": time.time()}
+            head["attempt"] = self.attempt
             post_row(self.paths, head | row | totals | self.seconds)
         self.seconds = dict.fromkeys(self.seconds, 0.0)
 

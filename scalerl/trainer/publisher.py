@@ -75,6 +75,7 @@ class Publisher:
         publish_manifest(self._paths, manifest)
         self.admitted_from = manifest.next_group
         self._names = [*self._names, name][-KEEP_POLICIES:]
+        check_attempt(self._paths, self._attempt)  # the manifest's fsync may have taken its time, and others' weights must stay
         collect_old_weights(self._paths, self._names)
 
     def request_evaluation(self, progress: Progress) -> None:

@@ -7,6 +7,7 @@ sandbox; they are compared here.
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ TOLERANCE = 1e-6
 """Relative or absolute, and only where a number with a decimal point or exponent is expected; integers are exact."""
 SPARE_OUTPUT_BYTES = 64 << 10
 """An output longer than this and 16 times what is expected is wrong without being read."""
+TIME_LIMITS = 10
+"""All tests of a program together may take as long as so many that each come to their limit; some problems have hundreds of tests."""
 PASSED, WRONG_OUTPUT = Verdict(True, "passed"), Verdict(False, "wrong_output")
 
 
@@ -55,11 +58,11 @@ def is_reference(text: Any) -> bool:
 
 
 def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
-    """Passed, or the verdict of the first test that did not pass.
-
-    Time: up to the limits of the sandbox for each test.
-    """
+    """Passed, or the verdict of the first test that did not pass; a timeout also where all together take too long."""
+    deadline_s = time.monotonic() + TIME_LIMITS * sandbox.wall_s
     for test in json.loads(reference):
+        if time.monotonic() > deadline_s:
+            return Verdict(False, "timeout")
         verdict = _run_test(program, test, sandbox)
         if not verdict.correct:
             return verdict

@@ -1,15 +1,19 @@
 """What runs inside the sandbox: `python -I -S -c <this text> FD`; a program that is graded lives and dies in this process.
 
 FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without fn_name the program reads
-the test on stdin and answers on stdout. With it, the function of that name (of the class Solution, where there is one) is called,
-and its result goes to stdout as JSON; what it prints goes to stderr. Nothing here is worth protecting from the program: no
-expected output ever comes here.
+the test on stdin and answers on stdout. With it, the program is imported, the function of that name (of the class Solution, where
+there is one) is called, and its result goes to stdout as JSON; what it prints goes to stderr. Nothing here is worth protecting from
+the program: no expected output ever comes here.
 """
 
+import builtins
 import marshal
 import os
 import sys
 import types
+
+OFFERED = ("bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
+"""What sites of such problems import before a solution that is called: its starter code says List[int], and imports nothing."""
 
 
 def take(descriptor):
@@ -28,18 +32,27 @@ def limit(limits):
         resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def run(program):
-    """The program as the main module."""
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
+def run(program, name, namespace):
+    """The program as the module `name`."""
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__dict__.update(namespace)
     exec(compile(program, "program.py", "exec"), module.__dict__)
     return module
+
+
+def offered():
+    """The modules of OFFERED and their public names; a builtin is not shadowed, nor a module by a name of another."""
+    modules = {name: __import__(name) for name in OFFERED}
+    names = {name: getattr(module, name) for module in modules.values() for name in getattr(module, "__all__", dir(module))}
+    names = {name: value for name, value in names.items() if not name.startswith("_") and not hasattr(builtins, name)}
+    return {**names, **modules}
 
 
 def call(program, fn_name, arguments):
     """Run the program, call its function, write the result to what was stdout."""
     result = os.dup(1)
     os.dup2(2, 1)
-    module = run(program)
+    module = run(program, "solution", offered())
     owner = module.Solution() if hasattr(module, "Solution") else module
     value = getattr(owner, fn_name)(*arguments)
     import json
@@ -52,12 +65,13 @@ def main():
     """Do the task of this process."""
     task = take(int(sys.argv[1]))
     sys.argv = ["program.py"]
+    builtins.exit = builtins.quit = sys.exit  # as `site` gives them, which -S leaves out
     limit(task["limits"])
     try:
         if task["fn_name"]:
             call(task["program"], task["fn_name"], task["arguments"])
         else:
-            run(task["program"])
+            run(task["program"], "__main__", {})
     except MemoryError:
         os._exit(task["memory_exit"])
 

@@ -6,7 +6,7 @@
 |                        | an empty scratch folder of its own in memory      | (it starts in an empty scratch folder)    |
 | environment            | empty                                             | empty                                     |
 | other processes        | sees none, signals none, starts none              | signals none, starts none                 |
-| network                | none, not even loopback; no sockets               | no sockets                                |
+| network                | none, not even loopback; sockets only in pairs    | sockets only in pairs, within the program |
 | CPU, memory, output    | limits, for each input                            | the same                                  |
 | the expected output    | is never in its reach                             | in the memory of a process of its user    |
 | threads                | 64 (root: only what memory allows)                | only what memory allows                   |
@@ -20,8 +20,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from marshal import dumps
 from pathlib import Path
@@ -46,7 +46,7 @@ LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 WEAK = (
     "WEAK SANDBOX: bubblewrap (bwrap) does not work here, so programs written by the model can read and write every file that "
     "this user can, outside of their scratch folder. Still there: limits of time, memory and output, an empty environment, no "
-    "further processes, no signals, no sockets."
+    "further processes, no signals, no network."
 )
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
 
@@ -79,6 +79,8 @@ class Sandbox:
             ValueError: bubblewrap is not there or does not work here, and the limits do not allow the weak sandbox.
         """
         self._limits = limits
+        self.wall_s = WALL_PER_CPU * limits.cpu_s + START_S
+        """The longest that one input may take."""
         self._filter = build_filter()
         self.bwrap = shutil.which("bwrap")
         """The path of bubblewrap; None: this is the weak sandbox."""
@@ -111,7 +113,7 @@ class Sandbox:
             contents = (dumps(task), stdin, b"", b"")
             given, test, output, errors = (stack.enter_context(_memory_file(content)) for content in contents)
             weak = self.bwrap is None  # bwrap makes the scratch folder itself, in memory
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scalerl-code-")) if weak else "/"
+            folder = stack.enter_context(_scratch_folder()) if weak else "/"
             status = self._run(given, test, output, errors, folder)
             if os.fstat(given.fileno()).st_size:  # inside.py empties it, then starts the program
                 message = _content(errors).decode(errors="replace").strip()
@@ -152,7 +154,7 @@ class Sandbox:
                 preexec_fn=_confine(self._filter, os.getpid()) if self.bwrap is None else None,
             )
         try:
-            ended = _wait(process, WALL_PER_CPU * self._limits.cpu_s + START_S)
+            ended = _wait(process, self.wall_s)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -181,6 +183,16 @@ def _memory_file(content: bytes) -> IO[bytes]:
     file.write(content)
     file.seek(0)
     return file
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[str]:
+    """A folder that is removed afterwards by rm, whatever was made in it: shutil recurses, and fails where folders are nested deep."""
+    folder = tempfile.mkdtemp(prefix="scalerl-code-")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["/bin/rm", "-rf", "--", folder], check=False)
 
 
 def _content(file: IO[bytes]) -> bytes:

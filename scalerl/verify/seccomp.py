@@ -1,4 +1,4 @@
-"""The system calls a graded program may not make, as a seccomp filter: one process, no sockets, no signals to others.
+"""The system calls a graded program may not make, as a seccomp filter: one process, no network, no signals to others.
 
 Namespaces hide the machine; this filter keeps what is left small. Without it, memory could be taken where RLIMIT_AS does not
 count it (further processes, shared memory, memory files), and a weak sandbox could kill whatever its user runs.
@@ -12,12 +12,16 @@ CLONE_THREAD = 0x00010000
 X32_SYSCALLS = 0x40000000
 ALLOW, DENY, NOT_THERE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF
-NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; ARGUMENT: the low half of the first one
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24)  # offsets in struct seccomp_data; ARGUMENTS: the low halves of the first two
 
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
 PRLIMIT = {"x86_64": 302, "aarch64": 261}
+FCNTL = {"x86_64": 72, "aarch64": 25}
+IOCTL = {"x86_64": 16, "aarch64": 29}
+SET_OWNER = (8, 15, 0x8901, 0x8902)
+"""F_SETOWN, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP: who gets the signals of a file, which may be any process."""
 DENIED = {
     "fork": (57, None),
     "vfork": (58, None),
@@ -33,6 +37,7 @@ DENIED = {
     "process_vm_writev": (311, 271),
     "socket": (41, 198),
     "shmget": (29, 194),
+    "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
@@ -77,13 +82,17 @@ def build_filter() -> bytes:
         # glibc then falls back to clone, whose flags a filter can read.
         *((EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, NOT_THERE)),
         *(line for number in denied if number is not None for line in ((EQUAL, 0, 1, number), (RETURN, 0, 0, DENY))),
-        *_unless(CLONE[machine], (ANY_BIT, 0, 1, CLONE_THREAD)),
-        *_unless(PRLIMIT[machine], (EQUAL, 0, 1, 0)),  # 0: of the caller itself
+        *_if(CLONE[machine], 0, (ANY_BIT, 1, 0, CLONE_THREAD)),
+        *_if(PRLIMIT[machine], 0, (EQUAL, 1, 0, 0)),  # 0: of the caller itself
+        *(line for call in (FCNTL, IOCTL) for value in SET_OWNER for line in _if(call[machine], 1, (EQUAL, 0, 1, value))),
         (RETURN, 0, 0, ALLOW),
     ]
     return b"".join(struct.pack("HBBI", *line) for line in program)
 
 
-def _unless(number: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
-    """Deny a system call unless its first argument passes `test`."""
-    return [(EQUAL, 0, 4, number), (LOAD, 0, 0, ARGUMENT), test, (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, DENY)]
+def _if(number: int, argument: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+    """Deny a system call if `test`, which skips a line where it does not, says so of an argument; the number is loaded afterwards."""
+    return [
+        *((EQUAL, 0, 3, number), (LOAD, 0, 0, ARGUMENTS[argument]), test, (RETURN, 0, 0, DENY)),
+        (LOAD, 0, 0, NUMBER),
+    ]

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from scalerl.algo.stability import ADVICE, alarms, standing_alarms
 
-HEALTHY = {"truncation_rate": 0.04, "entropy": 0.3, "log_ratio_mean": 0.01, "grad_norm": 0.5, "reward": 0.0}
+HEALTHY = {"truncation_rate": 0.04, "entropy": 0.3, "log_ratio_mean": 0.01, "grad_norm": 0.5}
 TRAINED = {"step_applied": True, "num_micro_batches": 4}
 NOTHING_TRAINED = dict.fromkeys(["entropy", "log_ratio_mean", "grad_norm"], None) | {"step_applied": False}
 
 
 def rows(*stretches: tuple[int, dict]) -> list[dict]:
-    """Step rows from (number of steps, values that differ from a healthy run); an evaluation between all of them."""
+    """Step rows from (number of steps, values that differ from a healthy run); an evaluation of every policy."""
     made: list[dict] = [{"kind": "eval", "step": 0, "pass_rate": 0.3}]
     for count, changes in stretches:
         for _ in range(count):
             step = {"kind": "step", "step": len(made) // 2 + 1} | HEALTHY | TRAINED | changes
-            made += [step, {"kind": "eval", "step": step["step"], "pass_rate": 0.3}]
+            made += [step, {"kind": "eval", "step": step["step"], "pass_rate": step.pop("held_out", 0.3)}]
     return made
 
 
@@ -41,8 +41,8 @@ def test_a_healthy_run_raises_none():
         ("log_ratio", {"log_ratio_mean": 0.5}, 108, 0.5, 0.2),
         # 5 x .5 is the level: .5 + n x .375 is above 2.5 from n = 6 and ends at 8
         ("grad_norm", {"grad_norm": 8.0}, 106, 8.0, 2.5),
-        # 0 - n x .04 is below -.3 from n = 8 and ends at -.8
-        ("reward", {"reward": -0.8}, 108, -0.8, -0.3),
+        # one evaluation says it
+        ("pass_rate", {"held_out": 0.1}, 101, 0.1, 0.15),
     ],
 )
 def test_each_sign_by_hand(kind, changes, first, value, level):
@@ -64,7 +64,7 @@ def test_an_alarm_ends_with_its_cause_and_a_second_one_is_its_own():
 
 
 def test_one_odd_step_raises_none():
-    odd = {"truncation_rate": 1.0, "entropy": 3.0, "log_ratio_mean": 3.0, "grad_norm": 40.0, "reward": -1.0}
+    odd = {"truncation_rate": 1.0, "entropy": 3.0, "log_ratio_mean": 3.0, "grad_norm": 40.0}
     assert alarms(rows((60, {}), (1, odd), (60, {}))) == []
 
 
@@ -79,11 +79,19 @@ def test_gradients_that_grow_slowly_are_no_spike():
     assert alarms(rows(*growing)) == []
 
 
-def test_the_reward_is_held_against_the_best_window():
-    risen = [(40, {"reward": -0.8}), (40, {"reward": 0.2})]
-    assert alarms(rows(*risen, (40, {"reward": -0.05}))) == []  # .25 lower
-    (alarm,) = alarms(rows(*risen, (40, {"reward": -0.2})))
-    assert (alarm.kind, alarm.level) == ("reward", pytest.approx(-0.1))
+def test_the_pass_rate_is_held_against_the_best_evaluation_so_far():
+    risen = [(40, {"held_out": 0.2}), (40, {"held_out": 0.6})]
+    assert alarms(rows(*risen, (40, {"held_out": 0.46}))) == []
+    (alarm,) = alarms(rows(*risen, (40, {"held_out": 0.44})))
+    assert (alarm.kind, alarm.step, alarm.level) == ("pass_rate", 81, pytest.approx(0.45))
+
+
+def test_an_evaluation_counts_from_its_step_until_the_next():
+    evaluations = [{"kind": "eval", "step": step, "pass_rate": rate} for step, rate in ((0, 0.5), (20, 0.3), (40, 0.5))]
+    steps = [row for row in rows((60, {})) if row["kind"] == "step"]
+    (alarm,) = alarms([*steps[:30], *evaluations[:2], *steps[30:50], evaluations[2], *steps[50:]])  # evaluations come late
+    assert (alarm.step, alarm.last_step) == (20, 39)
+    assert alarms(steps) == [] and standing_alarms([*steps, *evaluations]) == []
 
 
 def test_too_few_steps_say_nothing():

@@ -160,17 +160,23 @@ def test_a_farther_target_adds_a_file_and_none_is_foretold_twice(tmp_path, write
     command = [str(folder), "--out", str(tmp_path / "out"), "--predict"]
     assert main([*command, "80"]) == 0
     first = (folder / "prediction.json").read_bytes()
-    write_run(folder, end=79.0)
+    write_run(folder, end=75.0)
     assert main([*command, "80,120"]) == 0
     second = json.loads((folder / "prediction-2.json").read_text())
-    assert [p["compute"] for p in second["predictions"]] == [120] and second["window"][1] == 79
+    assert [p["compute"] for p in second["predictions"]] == [120] and second["window"][1] == 75
     assert main([*command, "80,120"]) == 0 and (folder / "prediction.json").read_bytes() == first
     assert sorted(path.name for path in folder.glob("prediction*")) == ["prediction-2.json", "prediction.json"]
     scores = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("compute")
-    assert scores.foretold_at.to_dict() == {80: 40, 120: 79}
-    # 79 is within 2 % of 80: the run's budget ended it there, and its last evaluation is what came
+    assert scores.foretold_at.to_dict() == {80: 40, 120: 75}
+    # 75 is within 10 % of 80: the run's budget ended it there, and its last evaluation is held against the curve at 75
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["pass_rate"]
     assert scores.observed[80] == pytest.approx(last, abs=1e-12) and np.isnan(scores.observed[120])
+    foretold = json.loads(first)
+    curve, target = Sigmoid(**foretold["curve"]), foretold["predictions"][0]
+    moved = float(curve(80) - curve(75))
+    assert moved > 1e-4
+    for name in ("predicted", "lo90", "hi90"):
+        assert scores[name][80] == pytest.approx(target[name] - moved, abs=1e-9)
 
 
 def test_two_writers_of_one_target_leave_one_file(tmp_path, write_run, monkeypatch):

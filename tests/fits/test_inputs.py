@@ -19,6 +19,38 @@ def test_run_folder_takes_r0_from_the_first_evaluation(tmp_path, write_run):
     assert read_folder(tmp_path / "cispo", "steps").compute[-1] == 2500
 
 
+def with_tasks(folder):
+    """Add the pass rates of two tasks: 250 prompts of code at half the rate of all."""
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows[1:]:
+        row |= {"pass_rate_code": row["pass_rate"] / 2, "num_prompts_code": 250, "pass_rate_math": 0.5, "num_prompts_math": 750}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_curve_of_one_task(tmp_path, write_run, capsys):
+    folder = with_tasks(write_run(tmp_path / "sweep" / "mixed"))
+    write_run(tmp_path / "sweep" / "math_only")
+    both, code = read_folder(folder), read_folder(folder, task="code")
+    assert code.r0 == 0.15 and (code.num_samples == 250 * 16).all()
+    np.testing.assert_allclose(code.pass_rate, both.pass_rate / 2)
+
+    table = tmp_path / "table.parquet"
+    pd.DataFrame({"run": "a", "gpu_hours": both.compute, "pass_rate_code": code.pass_rate, "r0": 0.15}).to_parquet(table)
+    (run,), _ = read_input(table, task="code")
+    assert (run.pass_rate == code.pass_rate).all()
+    with pytest.raises(ValueError, match="has no pass_rate_maths; tasks there: code"):
+        read_input(table, task="maths")
+
+    assert main([str(tmp_path / "sweep"), "--task", "code", "--predict", "90"]) == 1
+    out = tmp_path / "sweep" / "fits-code"
+    (fitted,) = pd.read_csv(out / "fits.csv").itertuples()
+    assert fitted.run == "mixed" and 0.2 < fitted.A < 0.4  # half of .6
+    assert len(list((out / "records").glob("*/prediction.json"))) == 1 and not (folder / "prediction.json").exists()
+    assert re.search("math_only.* has no pass_rate_code; tasks there: none", capsys.readouterr().err)
+
+
 def test_sweep_folders_are_named_by_their_path(tmp_path, write_run):
     for name in ("loss/cispo", "loss/dapo", "base"):
         write_run(tmp_path / name)

@@ -12,14 +12,13 @@ FAKE_ROLE = """
 import json, os, pathlib, signal, sys, time
 arguments = dict(zip(sys.argv[5::2], sys.argv[6::2]))
 role, folder = sys.argv[4], pathlib.Path(arguments["--dir"])
-index = int(arguments.get("--index", 0))
+index, attempt = int(arguments.get("--index", 0)), int(arguments["--attempt"])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 def post(kind, step, **values):
-    text = json.dumps(dict(kind=kind, step=step, time_s=time.time(), **values))
+    text = json.dumps(dict(kind=kind, step=step, attempt=attempt, time_s=time.time(), **values))
     (folder / "inbox" / ".new").write_text(text)
     os.rename(folder / "inbox" / ".new", folder / "inbox" / f"{kind}-{step:08d}.json")
 def end(exhausted=False):
-    attempt = json.loads((folder / "attempt.json").read_text())["attempt"]
     (folder / "end.json").write_text(json.dumps(dict(attempt=attempt, step=0, exhausted=exhausted)))
     sys.exit(0)
 def step_row(step, **values):

@@ -180,7 +180,7 @@ def test_alarms_in_table_and_details(tmp_path, write_run):
     rows = [{"kind": "step", "step": step, "truncation_rate": 0.5 if 20 < step <= 30 else 0.0} for step in range(1, 51)]
     paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "truncation 0.25 above 0.1 since step 25, until 45; raise length" in status_report(paths.root)
-    alarm = {"kind": "reward", "step": 40, "last_step": 50, "value": -0.5, "level": -0.25, "advice": "look"}
+    alarm = {"kind": "pass_rate", "step": 40, "last_step": 50, "value": 0.3, "level": 0.45, "advice": "look"}
     write_json(paths.status, json.loads(paths.status.read_text()) | {"alarms": [alarm]})
     remarks = cells(status_report(tmp_path / "sweep"), "one")["reason or last error"]
-    assert remarks == "max_steps reached; ALARM reward -0.5 below -0.25 since step 40"
+    assert remarks == "max_steps reached; ALARM pass_rate 0.3 below 0.45 since step 40"

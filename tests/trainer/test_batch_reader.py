@@ -31,7 +31,7 @@ def run(tmp_path, control):
     paths = RunPaths(tmp_path)
     paths.create()
     config = build_config({"budget.max_steps": 1, "batch.prompts": 3, "batch.generations_per_prompt": 2, "off_policy.k": 1})
-    reader = BatchReader(paths, config, vocabulary_size=VOCABULARY, control=control)
+    reader = BatchReader(paths, config, vocabulary_size=VOCABULARY, control=control, stopped=paths.stop.exists)
     return paths, Progress.begin(config, [f"prompt-{number}" for number in range(9)]), reader
 
 

@@ -1,0 +1,56 @@
+"""The end of an evaluation, in evaluator 0: parts -> evaluations/<step>.json, one metrics row, best/, and the request is closed.
+
+A request stays open, and its parts stay, until everything that follows from them is on disk: a crash at any point only repeats work.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scalerl.evaluator.best import keep_if_best
+from scalerl.evaluator.mean_at_k import summarise
+from scalerl.evaluator.parts import Part, Parts, merge_tallies
+from scalerl.fence import check_attempt
+from scalerl.metrics import post_row
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import EvaluationRequest, answer_evaluation, pending_evaluations
+
+NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
+
+
+def finish_oldest(parts: Parts) -> None:
+    """Answer the oldest request if every evaluator has done its part.
+
+    Raises:
+        StaleAttempt: a newer attempt owns the run folder.
+    """
+    for request in pending_evaluations(parts.paths)[:1]:
+        whole = parts.collect(request)
+        if whole is not None:
+            check_attempt(parts.paths, parts.attempt)
+            _answer(parts.paths, parts.attempt, request, merge(request, whole))
+            parts.delete_answered()
+
+
+def merge(request: EvaluationRequest, parts: Sequence[Part]) -> dict[str, Any]:
+    """The result as one evaluator of all prompts would have found it; evaluation_s is that of the slowest."""
+    tallies = merge_tallies(parts)
+    return {
+        "step": request.step,
+        "policy_version": request.policy_version,
+        **summarise(tallies),
+        "epoch": request.epoch,
+        "tokens": request.tokens,
+        "flops": request.flops,
+        "evaluation_s": max(part.evaluation_s for part in parts),
+        "name": request.name,
+        "prompt_ids": [tally.prompt_id for tally in tallies],
+        "num_correct": [tally.num_correct for tally in tallies],
+    }
+
+
+def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: dict[str, Any]) -> None:
+    row = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
+    post_row(paths, {"kind": "eval", "time_s": request.published_s, "attempt": attempt, **row})
+    best = keep_if_best(paths, paths.weights / request.name, result)
+    answer_evaluation(paths, request, result)
+    print(f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}")

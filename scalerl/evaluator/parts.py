@@ -1,0 +1,86 @@
+"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ... and leaves its tallies in a file.
+
+A part counts for the policy it names, whichever attempt wrote it: an evaluation that was cut short keeps the parts that are done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scalerl.evaluator.mean_at_k import PromptTally
+from scalerl.fence import check_attempt
+from scalerl.files import read_json, write_json
+from scalerl.paths import RunPaths
+from scalerl.spool.policy import EvaluationRequest, pending_evaluations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The share of one evaluator in one evaluation."""
+
+    name: str
+    """Of the policy's folder in weights/, with the hash of its content."""
+    evaluation_s: float
+    tallies: list[PromptTally]
+    """Of every n-th held-out prompt, in their order."""
+
+
+def merge_tallies(parts: Sequence[Part]) -> list[PromptTally]:
+    """All prompts in the order of the held-out file, from the parts 0 to n - 1."""
+    merged = dict(
+        (index + number * len(parts), tally) for index, part in enumerate(parts) for number, tally in enumerate(part.tallies)
+    )
+    return [merged[position] for position in range(len(merged))]
+
+
+class Parts:
+    """The parts in evaluations/ as one of the evaluators sees them."""
+
+    def __init__(self, paths: RunPaths, *, index: int, num: int, attempt: int) -> None:
+        """`index`: of this evaluator, of `num`."""
+        self.paths, self.index, self.num, self.attempt = paths, index, num, attempt
+        self._waiting_for = ""
+
+    def next_request(self) -> EvaluationRequest | None:
+        """The oldest request that lacks this evaluator's part."""
+        lacking = [request for request in pending_evaluations(self.paths) if self._read(request, self.index) is None]
+        pending = pending_evaluations(self.paths)  # again: a part is deleted after its request has been answered
+        return next((request for request in lacking if request in pending), None)
+
+    def write(self, request: EvaluationRequest, tallies: list[PromptTally], evaluation_s: float) -> None:
+        """Store this evaluator's part.
+
+        Raises:
+            StaleAttempt: a newer attempt owns the run folder.
+        """
+        part = Part(name=request.name, evaluation_s=evaluation_s, tallies=tallies)
+        check_attempt(self.paths, self.attempt)
+        write_json(self.paths.evaluation_part(request.step, self.index, self.num), asdict(part))
+
+    def collect(self, request: EvaluationRequest) -> list[Part] | None:
+        """The parts of all evaluators; None while some are missing, which the log then names once."""
+        parts = {index: self._read(request, index) for index in range(self.num)}
+        whole = [part for part in parts.values() if part is not None]
+        if len(whole) == self.num:
+            return whole
+        if parts[self.index] is not None and self._waiting_for != request.name:
+            self._waiting_for = request.name
+            missing = ", ".join(f"evaluator-{index}" for index, part in parts.items() if part is None)
+            print(f"evaluator-{self.index}: step {request.step} waits for the parts of {missing}")
+        return None
+
+    def delete_answered(self) -> None:
+        """Delete the parts, of however many evaluators, that no request waits for."""
+        steps = {request.step for request in pending_evaluations(self.paths)}
+        for path in self.paths.evaluations.glob("[0-9]*.part-*.json"):
+            if int(path.name.partition(".")[0]) not in steps:
+                path.unlink()
+
+    def _read(self, request: EvaluationRequest, index: int) -> Part | None:
+        """None also for the part of another policy: of a lost timeline."""
+        try:
+            values: dict[str, Any] = read_json(self.paths.evaluation_part(request.step, index, self.num))
+        except FileNotFoundError:
+            return None
+        tallies = [PromptTally(**tally) for tally in values.pop("tallies")]
+        return Part(tallies=tallies, **values) if values["name"] == request.name else None
