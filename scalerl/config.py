@@ -18,8 +18,8 @@ CODE_INSTRUCTION = (
     "starter code, it is a program that reads from standard input and writes to standard output."
 )
 
-NOT_IDENTITY = {"budget", "checkpoint", "launch", "logging"}
-"""Sections that may change while a run goes on."""
+NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
+"""Sections and settings that may change while a run goes on."""
 
 
 class Section(BaseModel):
@@ -171,8 +171,8 @@ class OptimizerConfig(Section):
 
 
 class GeneratorConfig(Section):
-    num: int = Field(63, ge=1)
-    """Generator processes, each its own vLLM engine on disjoint prompt groups; with one evaluator they fill 64 GPUs."""
+    num: int = Field(56, ge=1)
+    """Generator processes, each its own vLLM engine on disjoint prompt groups; with eight evaluators they fill 64 GPUs."""
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices an engine spans."""
     max_num_seqs: int = Field(256, ge=1)
@@ -200,6 +200,8 @@ class TrainerConfig(Section):
 
 
 class EvaluationConfig(Section):
+    num: int = Field(8, ge=1)
+    """Evaluator processes, each its own vLLM engine; they share the prompts of every evaluation."""
     every_steps: int = Field(100, ge=1)
     num_prompts: int = Field(1000, ge=1)
     """Held-out prompts, the first of the held-out file (all, if it has fewer)."""
@@ -211,7 +213,7 @@ class EvaluationConfig(Section):
 class BudgetConfig(Section):
     max_steps: int | None = Field(None, ge=0)
     max_gpu_hours: float | None = Field(None, gt=0)
-    """Generator, trainer and evaluator together, over all restarts; of a Slurm job, all its GPUs from its start to its end."""
+    """Generators, trainer and evaluators together, over all restarts; of a Slurm job, all its GPUs from its start to its end."""
     sweep_max_gpu_hours: float | None = Field(None, gt=0)
     """Of all runs in the folder that holds the run's folder."""
 
@@ -234,7 +236,7 @@ class LaunchConfig(Section):
     stop_deadline_s: float = Field(1800, gt=0)
     """Time the trainer has to end its step and checkpoint when the run stops; a step of long completions takes many minutes."""
     evaluation_deadline_s: float = Field(14_400, gt=0)
-    """Time the evaluator has, after the last step, for the evaluations still due."""
+    """Time the evaluators have, after the last step, for the evaluations still due."""
     wait_for_weights_s: float = Field(1800, gt=0)
     """How long a generator or evaluator waits for the first policy before it gives up."""
     wait_for_rollouts_s: float = Field(7200, gt=0)
@@ -282,7 +284,9 @@ class RunConfig(Section):
     def signature(self) -> str:
         """12 hex digits that identify the run: equal for configs that train the same policy on the same devices.
 
-        A raised budget, other deadlines or loggers leave it unchanged, so that an extension continues the same run.
+        A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension continues the same run.
         """
-        identity = self.model_dump(mode="json", exclude=NOT_IDENTITY)
+        identity = self.model_dump(mode="json")
+        for section, _, key in (name.partition(".") for name in NOT_IDENTITY):
+            del (identity[section] if key else identity)[key or section]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

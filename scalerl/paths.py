@@ -71,8 +71,12 @@ class RunPaths:
 
     @property
     def evaluations(self) -> Path:
-        """<step>.request.json from the trainer, <step>.json from the evaluator."""
+        """<step>.request.json from the trainer, evaluation_part(...) from every evaluator, <step>.json from evaluator 0."""
         return self.root / "evaluations"
+
+    def evaluation_part(self, step: int, index: int, num: int) -> Path:
+        """What evaluator `index` of `num` has found out, until evaluator 0 has put all parts together."""
+        return self.evaluations / f"{step:08d}.part-{index}-of-{num}.json"
 
     @property
     def best(self) -> Path:

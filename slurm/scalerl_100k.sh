@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One ScaleRL run to 100,000 GPU-hours on 80 GPUs: 63 generators and an evaluator (64 GPUs), 16 trainer ranks.
+# One ScaleRL run to 100,000 GPU-hours on 80 GPUs: 56 generators and 8 evaluators (64 GPUs), 16 trainer ranks.
 #
 #   sbatch slurm/scalerl_100k.sh model.path=... data.train=... data.heldout=... [FILE.toml ...] [key=value ...]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One ScaleRL run on two kinds of node: 16 trainer ranks on the first, 63 generators and the evaluator on the second.
+# One ScaleRL run on two kinds of node: 16 trainer ranks on the first, 56 generators and 8 evaluators on the second.
 #
 #   sbatch slurm/scalerl_het.sh model.path=... data.train=... data.heldout=... [FILE.toml ...] [key=value ...]
 #

@@ -180,6 +180,7 @@ def make_run(tmp_path, write_policy) -> Callable[..., FakeTrainer]:
             "generator.kv_cache_gb": 0.1,
             "generator.verifier_workers": 1,
             "trainer.micro_batch_tokens": 256,
+            "evaluation.num": 1,
         }
         config = build_config(values | changes)
         write_json(paths.config, {"signature": config.signature(), "config": config.model_dump(mode="json")})

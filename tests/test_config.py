@@ -19,7 +19,7 @@ def test_scalerl_is_the_default():
     assert config.batch.prompts * config.batch.generations_per_prompt == 768
     assert config.length.max_tokens == 16_384
     assert (config.optimizer.learning_rate, config.optimizer.eps, config.optimizer.weight_decay) == (5e-7, 1e-15, 0.01)
-    assert config.generator.num + 1 + config.trainer.num_ranks == 80  # and one evaluator
+    assert config.generator.num + config.evaluation.num + config.trainer.num_ranks == 80
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,15 @@ def test_override_values_are_toml_or_plain_text():
 
 def test_signature_is_the_identity_of_the_recipe():
     config = RunConfig()
-    same = load_config([], ["budget.max_gpu_hours=16000", "launch.max_restarts=9", "logging.tensorboard=false"])
+    same = load_config([], ["budget.max_gpu_hours=16000", "launch.max_restarts=9", "evaluation.num=2"])
     assert same.signature() == config.signature()
-    for override in ("algo.loss_type=dapo", "seed=1", "generator.num=32", "optimizer.learning_rate=1e-6"):
+    for override in (
+        "algo.loss_type=dapo",
+        "seed=1",
+        "evaluation.every_steps=9",
+        "generator.num=32",
+        "optimizer.learning_rate=1e-6",
+    ):
         assert load_config([], [override]).signature() != config.signature()
     assert differences(config, load_config([], ["seed=1"])) == ["seed: 0 -> 1"]
 
@@ -104,3 +110,14 @@ def test_every_shipped_toml_loads():
     for overlay in overlays:
         load_config([REPOSITORY / "sweeps" / "base.toml", overlay])
         load_config([overlay])
+
+
+@pytest.mark.parametrize(("scale", "devices"), [("demo", 3), ("ablation", 80), ("loo", 80), ("16k", 80), ("100k", 80)])
+def test_the_evaluators_of_every_scale_keep_up(scale, devices):
+    """By the estimate of sweeps/base.toml: an engine that only evaluates does five times what a generator does at the run's pace."""
+    config = load_config([REPOSITORY / "sweeps" / "base.toml", REPOSITORY / "sweeps" / "scale" / f"{scale}.toml"])
+    evaluation, batch = config.evaluation, config.batch
+    assert config.trainer.num_ranks + config.generator.num + evaluation.num == devices
+    a_generator_does = batch.prompts * batch.generations_per_prompt / config.generator.num
+    an_evaluator_must = evaluation.num_prompts * evaluation.samples_per_prompt / evaluation.num / evaluation.every_steps
+    assert an_evaluator_must < 5 * a_generator_does

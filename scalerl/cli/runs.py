@@ -31,7 +31,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def add_role(commands) -> None:
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
     parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
-    parser.add_argument("--index", type=int, help="trainer rank (default: that of the srun task) or generator number")
+    parser.add_argument(
+        "--index", type=int, help="trainer rank (default: that of the srun task), or number of the generator or evaluator"
+    )
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, help="end when this process does")
@@ -59,7 +61,7 @@ def role(arguments: argparse.Namespace) -> None:
     else:
         from scalerl.evaluator import run_evaluator
 
-        run_evaluator(arguments.dir, attempt=arguments.attempt)
+        run_evaluator(arguments.dir, index=arguments.index, attempt=arguments.attempt)
 
 
 def add_status(commands) -> None:

@@ -18,11 +18,13 @@ NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
 
 
 def finish_oldest(parts: Parts) -> None:
-    """Answer the oldest request if every evaluator has done its part.
+    """Answer the oldest request if every evaluator has done its part; evaluator 0 alone does so.
 
     Raises:
         StaleAttempt: a newer attempt owns the run folder.
     """
+    if parts.index > 0:
+        return
     for request in pending_evaluations(parts.paths)[:1]:
         whole = parts.collect(request)
         if whole is not None:

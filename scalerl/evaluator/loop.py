@@ -1,43 +1,32 @@
-"""The evaluator process: answers the trainer's requests, oldest first, one fixed policy at a time, and never makes it wait.
+"""An evaluator process: does its share of what the trainer asks for, oldest first, one fixed policy at a time, and never makes it wait.
 
-    scalerl role evaluator --dir runs/x --attempt 1        (started by `scalerl run`)
-
-A request stays open until everything that follows from it is on disk, so a crash at any point only repeats work.
+scalerl role evaluator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
 """
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
-from scalerl.evaluator.best import keep_if_best
-from scalerl.evaluator.mean_at_k import sample_and_grade, summarise
-from scalerl.fence import check_attempt
-from scalerl.files import read_json, write_json
+from scalerl.evaluator.finish import finish_oldest
+from scalerl.evaluator.mean_at_k import sample_and_grade
+from scalerl.evaluator.parts import Parts
+from scalerl.files import read_json
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.inference.stop import StopSignal
 from scalerl.inference.verifier import start_verifier
-from scalerl.metrics import post_row
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import (
-    EvaluationRequest,
-    answer_evaluation,
-    check_weights,
-    pending_evaluations,
-    wait_for_manifest,
-)
+from scalerl.spool.policy import EvaluationRequest, check_weights, wait_for_manifest
 
 POLL_S = 0.2
-NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
 
 
-def run_evaluator(run_dir: Path, *, attempt: int) -> None:
-    """Evaluate until SIGTERM.
+def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
+    """Evaluate as number `index` of evaluation.num until SIGTERM.
 
     Raises:
         TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
@@ -47,15 +36,17 @@ def run_evaluator(run_dir: Path, *, attempt: int) -> None:
     stop = StopSignal()
     paths = RunPaths(run_dir)
     config = RunConfig.model_validate(read_json(paths.config)["config"])
+    parts = Parts(paths, index=index, num=config.evaluation.num, attempt=attempt)
     import_vllm()
     wait_for_manifest(paths, config.launch.wait_for_weights_s)
-    while not (pending := pending_evaluations(paths)):
+    while (request := parts.next_request()) is None:
+        finish_oldest(parts)
         time.sleep(POLL_S)
-    seed = int(np.random.SeedSequence([config.seed, config.generator.num, attempt]).generate_state(1)[0])
-    check_weights(paths.weights / pending[0].name, pending[0].sha256)
-    engine = SamplingEngine(paths.weights / pending[0].name, pending[0].policy_version, EngineOptions.of(config, seed))
+    seed = int(np.random.SeedSequence([config.seed, config.generator.num + index, attempt]).generate_state(1)[0])
+    check_weights(paths.weights / request.name, request.sha256)
+    engine = SamplingEngine(paths.weights / request.name, request.policy_version, EngineOptions.of(config, seed))
     try:
-        evaluator = Evaluator(config, paths, attempt, engine, seed, stop)
+        evaluator = Evaluator(config, parts, engine, seed, stop)
         try:
             stop.loop_started = True
             while not stop.requested:
@@ -67,12 +58,10 @@ def run_evaluator(run_dir: Path, *, attempt: int) -> None:
 
 
 class Evaluator:
-    """The evaluator of a run; `advance` answers one request, or sleeps briefly."""
+    """One evaluator of a run; `advance` does its part of one evaluation, or sleeps briefly."""
 
-    def __init__(
-        self, config: RunConfig, paths: RunPaths, attempt: int, engine: SamplingEngine, seed: int, stop: StopSignal
-    ) -> None:
-        self._config, self._paths, self._attempt, self._engine, self._stop = config, paths, attempt, engine, stop
+    def __init__(self, config: RunConfig, parts: Parts, engine: SamplingEngine, seed: int, stop: StopSignal) -> None:
+        self._config, self._parts, self._engine, self._stop = config, parts, engine, stop
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
             tokenizer,
@@ -81,33 +70,27 @@ class Evaluator:
             max_prompt_tokens=config.length.max_prompt_tokens,
         )
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
-        self._problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
+        problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
+        self._problems = problems[parts.index :: parts.num]
         for problem in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
             self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
         self._pool = start_verifier(config, self._problems)
 
     def advance(self) -> None:
-        pending = pending_evaluations(self._paths)
-        if not pending:
+        request = self._parts.next_request()
+        if request is None:
             time.sleep(POLL_S)
-            return
-        result = self._stored(pending[0]) or self._evaluate(pending[0])
-        if result is not None:
-            self._finish(pending[0], result)
+        else:
+            self._evaluate(request)
+        finish_oldest(self._parts)
 
     def close(self) -> None:
         self._pool.close()
 
-    def _stored(self, request: EvaluationRequest) -> dict[str, Any] | None:
-        """The result of this request, if an evaluator died between measuring and closing it."""
-        path = self._paths.evaluations / f"{request.step:08d}.json"
-        result = read_json(path) if path.exists() else None
-        return result if result is not None and result["name"] == request.name else None
-
-    def _evaluate(self, request: EvaluationRequest) -> dict[str, Any] | None:
-        """The result, or None when asked to stop."""
+    def _evaluate(self, request: EvaluationRequest) -> None:
+        """Leave this evaluator's part; nothing, when asked to stop before its end."""
         begin_s = time.monotonic()
-        folder = self._paths.weights / request.name
+        folder = self._parts.paths.weights / request.name
         check_weights(folder, request.sha256)
         if self._engine.policy_name != request.name:
             self._engine.reload(folder, request.policy_version)
@@ -121,28 +104,7 @@ class Evaluator:
             stop_requested=lambda: self._stop.requested,
         )
         if results is None:
-            return None
+            return
         versions = {version for result in results for completion in result.completions for version in completion.policy_versions}
         assert versions == {request.policy_version}
-        return {
-            "step": request.step,
-            "policy_version": request.policy_version,
-            **summarise(results),
-            "epoch": request.epoch,
-            "tokens": request.tokens,
-            "flops": request.flops,
-            "evaluation_s": time.monotonic() - begin_s,
-            "name": request.name,
-            "prompt_ids": [result.problem.prompt_id for result in results],
-            "num_correct": [result.num_correct for result in results],
-        }
-
-    def _finish(self, request: EvaluationRequest, result: dict[str, Any]) -> None:
-        """Store the result first: whatever is cut short after that is done again with the same numbers."""
-        check_attempt(self._paths, self._attempt)
-        write_json(self._paths.evaluations / f"{request.step:08d}.json", result)
-        row = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
-        post_row(self._paths, {"kind": "eval", "time_s": request.published_s, "attempt": self._attempt, **row})
-        best = keep_if_best(self._paths, self._paths.weights / request.name, result)
-        answer_evaluation(self._paths, request, result)
-        print(f"evaluator: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}")
+        self._parts.write(request, [result.tally for result in results], time.monotonic() - begin_s)

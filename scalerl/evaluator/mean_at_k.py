@@ -14,6 +14,23 @@ from scalerl.verify.answers import Verdict
 from scalerl.verify.pool import VerifierPool
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptTally:
+    """What the statistics of an evaluation need to know of one prompt: sums over its completions."""
+
+    prompt_id: str
+    task: str
+    num_samples: int
+    num_correct: int
+    num_tokens: int
+    num_truncated: int
+    num_interrupted: int
+
+    @property
+    def pass_rate(self) -> float:
+        return self.num_correct / self.num_samples
+
+
 @dataclass(kw_only=True)
 class PromptResult:
     """k completions of one problem and the verdicts on them, in the same order."""
@@ -23,12 +40,16 @@ class PromptResult:
     verdicts: list[Verdict] = field(default_factory=list)
 
     @property
-    def num_correct(self) -> int:
-        return sum(verdict.correct for verdict in self.verdicts)
-
-    @property
-    def pass_rate(self) -> float:
-        return self.num_correct / len(self.verdicts)
+    def tally(self) -> PromptTally:
+        return PromptTally(
+            prompt_id=self.problem.prompt_id,
+            task=self.problem.task,
+            num_samples=len(self.completions),
+            num_correct=sum(verdict.correct for verdict in self.verdicts),
+            num_tokens=sum(len(completion.token_ids) for completion in self.completions),
+            num_truncated=sum(completion.truncated for completion in self.completions),
+            num_interrupted=sum(completion.interrupted for completion in self.completions),
+        )
 
 
 def sample_and_grade(
@@ -67,25 +88,24 @@ def sample_and_grade(
     return results
 
 
-def summarise(results: Sequence[PromptResult]) -> dict[str, Any]:
+def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
     """The statistics of an evaluation.
 
-    standard_error is over prompts, of the mean of their pass rates; None for a single prompt. With several tasks there is also
-    one `pass_rate_<task>` each.
+    standard_error is over prompts, of the mean of their pass rates; None for a single prompt. pass_rate_<task>, num_prompts_<task>: of
+    each task.
     """
-    rates = [result.pass_rate for result in results]
-    completions = [completion for result in results for completion in result.completions]
+    rates = [tally.pass_rate for tally in tallies]
+    num_samples = sum(tally.num_samples for tally in tallies)
     summary = {
         "pass_rate": statistics.fmean(rates),
         "standard_error": statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else None,
-        "num_prompts": len(results),
-        "samples_per_prompt": len(results[0].completions),
-        "completion_tokens_mean": statistics.fmean(len(completion.token_ids) for completion in completions),
-        "truncation_rate": statistics.fmean(completion.truncated for completion in completions),
-        "interruption_rate": statistics.fmean(completion.interrupted for completion in completions),
+        "num_prompts": len(tallies),
+        "samples_per_prompt": tallies[0].num_samples,
+        "completion_tokens_mean": sum(tally.num_tokens for tally in tallies) / num_samples,
+        "truncation_rate": sum(tally.num_truncated for tally in tallies) / num_samples,
+        "interruption_rate": sum(tally.num_interrupted for tally in tallies) / num_samples,
     }
-    tasks = sorted({result.problem.task for result in results})
-    if len(tasks) > 1:
-        for task in tasks:
-            summary[f"pass_rate_{task}"] = statistics.fmean(result.pass_rate for result in results if result.problem.task == task)
+    for task in sorted({tally.task for tally in tallies}):
+        of_task = [tally.pass_rate for tally in tallies if tally.task == task]
+        summary |= {f"pass_rate_{task}": statistics.fmean(of_task), f"num_prompts_{task}": len(of_task)}
     return summary

@@ -27,9 +27,7 @@ class Part:
 
 def merge_tallies(parts: Sequence[Part]) -> list[PromptTally]:
     """All prompts in the order of the held-out file, from the parts 0 to n - 1."""
-    merged = dict(
-        (index + number * len(parts), tally) for index, part in enumerate(parts) for number, tally in enumerate(part.tallies)
-    )
+    merged = {index + number * len(parts): tally for index, part in enumerate(parts) for number, tally in enumerate(part.tallies)}
     return [merged[position] for position in range(len(merged))]
 
 

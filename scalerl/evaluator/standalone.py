@@ -53,7 +53,7 @@ def evaluate_model(model: Path, data: Path, output: Path, config: RunConfig, sam
             engine.shutdown()
     assert results is not None
     _write(output, [_row(result) for result in results])
-    return summarise(results)
+    return summarise([result.tally for result in results])
 
 
 def _row(result: PromptResult) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _row(result: PromptResult) -> dict[str, Any]:
         "task": problem.task,
         "prompt": problem.prompt,
         "answer": problem.answer,
-        "pass_rate": result.pass_rate,
+        "pass_rate": result.tally.pass_rate,
         "responses": [completion.text for completion in completions],
         "correct": [verdict.correct for verdict in result.verdicts],
         "verdicts": [verdict.reason for verdict in result.verdicts],

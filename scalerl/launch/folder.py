@@ -32,6 +32,11 @@ def check_inputs(config: RunConfig) -> None:
         if not value:
             raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
         load_problems(Path(value))
+    num_prompts = min(config.evaluation.num_prompts, len(load_problems(Path(config.data.heldout))))
+    if config.evaluation.num > num_prompts:
+        raise ValueError(
+            f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out prompts: lower it"
+        )
 
 
 def check_machine(config: RunConfig, on_cpu: bool) -> None:
@@ -81,7 +86,7 @@ def check_run_folder(paths: RunPaths, config: RunConfig) -> None:
             changes = "; ".join(differences(saved, config))
             raise ValueError(
                 f"{paths.root} belongs to another run (signature {saved.signature()}, yours {config.signature()}): {changes}. "
-                f"Choose another --dir, or set these back; only {', '.join(sorted(NOT_IDENTITY))} may change in a run"
+                f"Choose another --dir, or set these back; only {', '.join(NOT_IDENTITY)} may change in a run"
             )
     elif paths.root.exists() and any(paths.root.iterdir()):
         raise ValueError(f"{paths.root} exists, is not empty and is not a run folder; choose another --dir")

@@ -172,8 +172,9 @@ def disk_gb(config: RunConfig) -> Estimate:
 
 
 def shape(config: Mapping[str, Any]) -> str:
-    """Equal for runs (as JSON) whose steps take about the same time."""
-    return json.dumps([config.get(section) for section in SHAPE_SECTIONS], sort_keys=True)
+    """Equal for runs (as JSON) whose steps take about the same time, and as many devices."""
+    num_evaluators = config.get("evaluation", {}).get("num")
+    return json.dumps([num_evaluators, *(config.get(section) for section in SHAPE_SECTIONS)], sort_keys=True)
 
 
 def measured_rates(folders: Iterable[Path]) -> dict[str, float]:

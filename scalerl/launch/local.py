@@ -20,16 +20,16 @@ def visible_gpus() -> list[str]:
 
 
 def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
-    """One process a trainer rank, a generator and the evaluator, with GPUs in that order; no GPUs: CPU processes.
+    """One process a trainer rank, a generator and an evaluator, with GPUs in that order; no GPUs: CPU processes.
 
     Raises:
         ValueError: the machine has some GPUs, but not enough for the configured processes.
     """
     if gpus and num_devices(config) > len(gpus):
         raise ValueError(
-            f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and one evaluator "
-            f"(generator.tensor_parallel_size={config.generator.tensor_parallel_size}) need {num_devices(config)} GPUs, "
-            f"this machine offers {len(gpus)}; lower them"
+            f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
+            f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
+            f"need {num_devices(config)} GPUs, this machine offers {len(gpus)}; lower them"
         )
     free = iter(gpus)
 
@@ -38,13 +38,15 @@ def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if gpus else {}
         return RoleProcess(name=name, arguments=arguments, num_devices=max(1, len(mine)), environment=environment)
 
-    ranks, span = range(config.trainer.num_ranks), config.generator.tensor_parallel_size
+    def engines(role: str, count: int) -> list[RoleProcess]:
+        span = config.generator.tensor_parallel_size
+        return [process(f"{role}-{index}", [role, "--index", str(index)], span) for index in range(count)]
+
+    ranks = range(config.trainer.num_ranks)
     layout = Layout(
         trainers=[process(f"trainer-{rank}", ["trainer", "--index", str(rank)], 1) for rank in ranks],
-        generators=[
-            process(f"generator-{index}", ["generator", "--index", str(index)], span) for index in range(config.generator.num)
-        ],
-        evaluator=process("evaluator", ["evaluator"], span),
+        generators=engines("generator", config.generator.num),
+        evaluators=engines("evaluator", config.evaluation.num),
         trainer_address="127.0.0.1",
     )
     for rank, trainer in enumerate(layout.trainers):

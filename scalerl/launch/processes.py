@@ -34,8 +34,8 @@ def free_port() -> int:
 
 
 def num_devices(config: RunConfig) -> int:
-    """Devices (GPUs, or CPU processes) a run takes: trainer ranks, generators and one evaluator."""
-    return config.trainer.num_ranks + (config.generator.num + 1) * config.generator.tensor_parallel_size
+    """Devices (GPUs, or CPU processes) a run takes: trainer ranks, generators and evaluators."""
+    return config.trainer.num_ranks + (config.generator.num + config.evaluation.num) * config.generator.tensor_parallel_size
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class RoleProcess:
     """A process of the run, started in a process group of its own so that all of it can be ended."""
 
     name: str
-    """Of the process and its log: trainer-0, generator-3, evaluator."""
+    """Of the process and its log: trainer-0, generator-3, evaluator-0."""
     arguments: list[str]
     """Of `scalerl role`, beside --dir, --attempt and --parent; the first is the role."""
     num_devices: int = 1
@@ -155,10 +155,10 @@ class Layout:
     trainers: list[RoleProcess]
     """Processes that make up the ranks; they are started and ended together."""
     generators: list[RoleProcess]
-    evaluator: RoleProcess
+    evaluators: list[RoleProcess]
     trainer_address: str
     """The host of rank 0."""
 
     @property
     def processes(self) -> list[RoleProcess]:
-        return [*self.trainers, *self.generators, self.evaluator]
+        return [*self.trainers, *self.generators, *self.evaluators]

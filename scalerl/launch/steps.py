@@ -1,8 +1,8 @@
 """The processes of a run inside a Slurm job: each an `srun` step of its own, with its own GPUs, memory and log.
 
 The trainer ranks are the tasks of one step, since they live and die together and peer-to-peer copies between GPUs need ranks that
-see one another's devices. Every generator and the evaluator is a step that can be restarted alone. In a heterogeneous job the
-trainer takes the first component, generators and evaluator the second.
+see one another's devices. Every generator and evaluator is a step that can be restarted alone. In a heterogeneous job the
+trainer takes the first component, generators and evaluators the second.
 """
 
 import os
@@ -96,21 +96,21 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
             name=name, arguments=arguments, num_devices=devices * len(where), prefix=[*prefix, *site.srun, *site.container]
         )
 
-    def engine(name: str, arguments: list[str]) -> RoleProcess:
+    def engine(role: str, index: int) -> RoleProcess:
         span = config.generator.tensor_parallel_size
         room = next((room for room in for_engines if room.free >= span), None)
         if room is None:
             raise ValueError(too_small)
-        return step(name, arguments, [room], 1, span)
+        return step(f"{role}-{index}", [role, "--index", str(index)], [room], 1, span)
 
     where = _even_split(config.trainer.num_ranks, for_trainer)
     if not where:
         raise ValueError(too_small)
     ranks_per_node = config.trainer.num_ranks // len(where)
     trainer = step("trainer", ["trainer"], where, ranks_per_node, ranks_per_node)
-    evaluator = engine("evaluator", ["evaluator"])
-    generators = [engine(f"generator-{index}", ["generator", "--index", str(index)]) for index in range(config.generator.num)]
-    return Layout(trainers=[trainer], generators=generators, evaluator=evaluator, trainer_address=where[0].node.name)
+    evaluators = [engine("evaluator", index) for index in range(config.evaluation.num)]
+    generators = [engine("generator", index) for index in range(config.generator.num)]
+    return Layout(trainers=[trainer], generators=generators, evaluators=evaluators, trainer_address=where[0].node.name)
 
 
 def _even_split(num_ranks: int, rooms: Sequence[_Room]) -> list[_Room]:
@@ -125,7 +125,8 @@ def _too_small(config: RunConfig, rooms: Sequence[_Room], on_gpus: bool) -> str:
     kind = "GPUs" if on_gpus else "CPUs (the job has no GPU, so each process takes one)"
     offer = ", ".join(f"{room.node.name} {room.size}" for room in rooms)
     return (
-        f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and one evaluator "
-        f"(generator.tensor_parallel_size={config.generator.tensor_parallel_size}) need {num_devices(config)} {kind}, the ranks evenly "
-        f"on their nodes and an engine on one node; this job has {offer}. Ask for more nodes, or lower these"
+        f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
+        f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
+        f"need {num_devices(config)} {kind}, the ranks evenly on their nodes and an engine on one node; this job has {offer}. "
+        f"Ask for more nodes, or lower these"
     )

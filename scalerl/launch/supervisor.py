@@ -15,6 +15,7 @@ from scalerl.algo.stability import standing_alarms
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
+from scalerl.launch.backlog import Backlog
 from scalerl.launch.folder import check_inputs, check_machine, check_run_folder, save_config
 from scalerl.launch.loggers import open_loggers
 from scalerl.launch.place import claim, open_place
@@ -56,7 +57,9 @@ class Supervisor:
         self.metrics = MetricsWriter(paths, self.ledger, self.attempt)
         self.progress = Progress()
         self.loggers = open_loggers(paths, config)
+        self.backlog = Backlog(paths, self.progress.note)
         self._allocation = self.place.open_ledger(config, self.ledger)
+        self._reserved_gpu_hours = 0.0
         self.stopping = Stopping(config, paths, self.attempt, self.place, self.progress.note)
         self.stopping.alarms = standing_alarms(self.metrics.rows)
         self._saved_s = 0.0
@@ -71,7 +74,7 @@ class Supervisor:
         with self.stopping.signals() as ignore_signals:
             try:
                 self._start_trainers()
-                for process in [*self.layout.generators, self.layout.evaluator]:
+                for process in [*self.layout.generators, *self.layout.evaluators]:
                     process.start(self.paths, self.attempt, self.ledger)
                 state, reason = self._watch()
             except RunFailed as error:
@@ -104,8 +107,8 @@ class Supervisor:
             process.start(self.paths, self.attempt, self.ledger)
 
     def _watch(self) -> tuple[str, str]:
-        """Keep the roles up until the trainer has ended by itself; then let the evaluator finish. Returns (state, reason)."""
-        self._loop(until=self._trainers_ended, watched=[*self.layout.generators, self.layout.evaluator])
+        """Keep the roles up until the trainer has ended by itself; then let the evaluators finish. Returns (state, reason)."""
+        self._loop(until=self._trainers_ended, watched=[*self.layout.generators, *self.layout.evaluators])
         if self.stopping.reason is None:
             self._collect()
         reason = self.stopping.reason or self.stopping.own_end()
@@ -118,7 +121,7 @@ class Supervisor:
             return "stopped", f"{reason}; the same command continues it"
         self._stop(self.layout.generators)
         deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
-        self._loop(until=lambda: self._evaluated(deadline_s), watched=[self.layout.evaluator])
+        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
         if self.stopping.requeue and pending_evaluations(self.paths):
             return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
         if self.stopping.interrupts:
@@ -133,18 +136,15 @@ class Supervisor:
             for process in watched:
                 self._restart_if_dead(process)
             self._collect()
-            total = self.ledger.gpu_hours()["total"] + self._reserved_gpu_hours()
+            total = self.ledger.gpu_hours()["total"] + self._reserved_gpu_hours
             self.stopping.check(self.metrics.rows, total, self.layout.trainers[0].running)
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
+                if self._allocation is not None:
+                    self._reserved_gpu_hours = self.backlog.gpu_hours(self.metrics.rows, self._allocation.devices)
                 self._save("running", "")
             if self.progress.due():
                 self.progress.show(self._status_line())
             time.sleep(POLL_S)
-
-    def _reserved_gpu_hours(self) -> float:
-        """Of a Slurm job: what the last evaluation will cost, for which all its devices wait."""
-        newest = next((row for row in reversed(self.metrics.rows) if row["kind"] == "eval"), None)
-        return newest["evaluation_s"] * self._allocation.devices / 3600 if newest and self._allocation else 0.0
 
     def _trainers_ended(self) -> bool:
         """Whether every rank has ended well. One that died takes the others along, and all start again from the checkpoint."""
@@ -188,12 +188,14 @@ class Supervisor:
         return True
 
     def _evaluated(self, deadline_s: float) -> bool:
-        if self.stopping.interrupts or self.stopping.requeue or not pending_evaluations(self.paths):
+        pending = pending_evaluations(self.paths)
+        if self.stopping.interrupts or self.stopping.requeue or not pending:
             return True
         if time.monotonic() > deadline_s:
-            waited_s = self.config.launch.evaluation_deadline_s
-            log = self.layout.evaluator.log
-            raise RunFailed(f"waited {waited_s:.0f} s for the last evaluations (launch.evaluation_deadline_s); log: {log}")
+            waited = (
+                f"waited {self.config.launch.evaluation_deadline_s:.0f} s for the last evaluations (launch.evaluation_deadline_s)"
+            )
+            raise RunFailed(f"{waited}: {self.backlog.lacking(pending[0].step, self.layout.evaluators)}")
         return False
 
     def _status_line(self) -> str:
@@ -208,6 +210,7 @@ class Supervisor:
             for log in self.loggers:
                 log(row)
             if row["kind"] == "eval":
+                self.backlog.evaluated(row)
                 self._curve = ceiling(self.metrics.rows)
                 self.progress.note(
                     f"held-out pass rate {row['pass_rate']:.4f} at step {row['step']}, {row['gpu_hours']:.4g} GPU-hours"

@@ -65,7 +65,8 @@ def main():
     """Do the task of this process."""
     task = take(int(sys.argv[1]))
     sys.argv = ["program.py"]
-    builtins.exit = builtins.quit = sys.exit  # as `site` gives them, which -S leaves out
+    for name in ("exit", "quit"):  # as `site` gives them, which -S leaves out
+        setattr(builtins, name, sys.exit)
     limit(task["limits"])
     try:
         if task["fn_name"]:

@@ -29,7 +29,7 @@ def check_rows(run, num_steps: int, max_off_policyness: int) -> None:
 
 def test_two_generators_two_trainer_ranks_and_every_role_killed_once(make_run):
     run = make_run("generator.num=2", "trainer.num_ranks=2", "budget.max_steps=14", "checkpoint.every_steps=3").start()
-    for step, name in ((2, "generator-1"), (5, "trainer-1"), (8, "evaluator"), (9, "trainer-0")):
+    for step, name in ((2, "generator-1"), (5, "trainer-1"), (8, "evaluator-0"), (9, "trainer-0")):
         run.wait_until(lambda step=step: run.step() >= step, f"step {step}")
         run.wait_until(lambda name=name: run.pid(name) is not None, f"{name} to run")
         os.kill(run.pid(name), signal.SIGKILL)

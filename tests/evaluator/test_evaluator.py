@@ -10,8 +10,9 @@ import time
 import pandas as pd
 import pytest
 
-from scalerl.evaluator import evaluate_model, loop
+from scalerl.evaluator import evaluate_model, finish, loop
 from scalerl.evaluator.loop import Evaluator
+from scalerl.evaluator.parts import Parts
 from scalerl.files import read_json
 from scalerl.spool.policy import pending_evaluations
 
@@ -39,8 +40,9 @@ def engine(open_engine, engine_folder):
 def make_evaluator(engine):
     opened = []
 
-    def make(trainer):
-        opened.append(Evaluator(trainer.config, trainer.paths, 1, engine, seed=0, stop=Stop()))
+    def make(trainer, index=0):
+        parts = Parts(trainer.paths, index=index, num=trainer.config.evaluation.num, attempt=1)
+        opened.append(Evaluator(trainer.config, parts, engine, seed=0, stop=Stop()))
         return opened[-1]
 
     yield make
@@ -63,14 +65,16 @@ def test_requests_are_answered_in_order(make_run, make_evaluator):
         assert result["prompt_ids"] == [problem.prompt_id for problem in trainer.problems[:5]]
         assert all(0 <= correct <= 4 for correct in result["num_correct"])
         assert result["pass_rate"] == pytest.approx(sum(result["num_correct"]) / 20)
-        row = read_json(trainer.paths.inbox / f"eval-{request.step:08d}.json")
+        row = read_json(trainer.paths.inbox / f"eval-{request.step:08d}-1.json")
         assert row.pop("kind") == "eval"
         assert row.pop("time_s") == request.published_s
+        assert row.pop("attempt") == 1
         assert row == {key: value for key, value in result.items() if key not in ("name", "prompt_ids", "num_correct")}
         assert (row["policy_version"], row["tokens"], row["flops"]) == (request.step, request.tokens, request.flops)
         assert (row["num_prompts"], row["samples_per_prompt"]) == (5, 4)
     assert (trainer.paths.best / "model.safetensors").exists()
     assert (trainer.paths.best / "tokenizer.json").exists()
+    assert len(list(trainer.paths.evaluations.iterdir())) == 2, "no part stays"
 
 
 @pytest.mark.parametrize("crash_at", ["post_row", "keep_if_best", "answer_evaluation"])
@@ -83,18 +87,37 @@ def test_a_crash_loses_nothing_and_repeats_no_sampling(make_run, make_evaluator,
 
     evaluator = make_evaluator(trainer)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, crash_at, crash)
+        patch.setattr(finish, crash_at, crash)
         with pytest.raises(KeyboardInterrupt):
             evaluator.advance()
     assert [pending.name for pending in pending_evaluations(trainer.paths)] == [request.name]
-    measured = read_json(trainer.paths.evaluations / "00000003.json")
+    (tally,) = [read_json(path)["tallies"] for path in trainer.paths.evaluations.glob("*.part-0-of-1.json")]
+    measured = [prompt["num_correct"] for prompt in tally]
 
     monkeypatch.setattr(loop, "sample_and_grade", crash)
     make_evaluator(trainer).advance()
     assert pending_evaluations(trainer.paths) == []
-    assert read_json(trainer.paths.evaluations / "00000003.json") == measured
-    assert read_json(trainer.paths.inbox / "eval-00000003.json")["pass_rate"] == measured["pass_rate"]
-    assert read_json(trainer.paths.best / "evaluation.json") == measured
+    result = read_json(trainer.paths.evaluations / "00000003.json")
+    assert result["num_correct"] == measured
+    assert result["pass_rate"] == pytest.approx(sum(measured) / 20)
+    assert read_json(trainer.paths.inbox / "eval-00000003-1.json")["pass_rate"] == result["pass_rate"]
+    assert read_json(trainer.paths.best / "evaluation.json") == result
+
+
+def test_two_evaluators_share_the_prompts(make_run, make_evaluator):
+    trainer = make_run(**SETTINGS, **{"evaluation.num": 2})
+    request = trainer.request(3)
+    first, second = make_evaluator(trainer, 0), make_evaluator(trainer, 1)
+    first.advance()
+    first.advance()  # its part is done, the other's is not
+    assert pending_evaluations(trainer.paths) == [request]
+    second.advance()
+    first.advance()
+    assert pending_evaluations(trainer.paths) == []
+    result = read_json(trainer.paths.evaluations / "00000003.json")
+    assert result["prompt_ids"] == ["p0", "p1", "p2", "p3", "p4"]
+    assert (result["num_prompts"], result["samples_per_prompt"]) == (5, 4)
+    assert [path.name for path in trainer.paths.evaluations.iterdir()] == ["00000003.json"]
 
 
 def test_asked_to_stop_it_leaves_the_request_open(make_run, make_evaluator, monkeypatch):
@@ -112,7 +135,7 @@ def test_as_a_process(make_run):
     trainer.publish(0, range(0, 4))
     trainer.request(0)
     start = "from pathlib import Path; import sys; from scalerl.evaluator import run_evaluator; "
-    start += "run_evaluator(Path(sys.argv[1]), attempt=1)"
+    start += "run_evaluator(Path(sys.argv[1]), index=0, attempt=1)"
     log = (trainer.paths.logs / "evaluator.log").open("w")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", start, str(trainer.paths.root)], env=environment, stdout=log, stderr=log)

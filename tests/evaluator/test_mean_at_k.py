@@ -37,7 +37,7 @@ def test_summary():
         result("c", [False, False], [completion(2), completion(2)]),
         result("d", [False, False], [completion(2), completion(6)], task="code"),
     ]
-    summary = summarise(results)
+    summary = summarise([result.tally for result in results])
     # pass rates 1, .5, 0, 0: mean .375, squared deviations .390625 + .015625 + 2 * .140625 = .6875, over 3 and 4
     assert summary == {
         "pass_rate": 0.375,
@@ -48,9 +48,11 @@ def test_summary():
         "truncation_rate": 0.125,
         "interruption_rate": 0.125,
         "pass_rate_code": 0.0,
+        "num_prompts_code": 1,
         "pass_rate_math": 0.5,
+        "num_prompts_math": 3,
     }
 
 
 def test_one_prompt_has_no_standard_error():
-    assert summarise([result("a", [True], [completion(2)])])["standard_error"] is None
+    assert summarise([result("a", [True], [completion(2)]).tally])["standard_error"] is None

@@ -93,7 +93,8 @@ def make_config(tmp_path):
     def make(*overrides: str) -> RunConfig:
         data = tmp_path / "problems.parquet"
         fixed = [f"model.path={tmp_path}/model", f"data.train={data}", f"data.heldout={data}", "generator.kv_cache_gb=0.1"]
-        fixed += ["trainer.num_ranks=2", "generator.num=1", "budget.max_steps=3", "logging.tensorboard=false"]
+        fixed += ["trainer.num_ranks=2", "generator.num=1", "evaluation.num=1", "budget.max_steps=3"]
+        fixed += ["logging.tensorboard=false"]
         return load_config([], [*fixed, *overrides])
 
     return make

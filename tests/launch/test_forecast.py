@@ -52,7 +52,7 @@ def test_the_model_gives_the_papers_gpu_hours(paper_model, values, hours_per_100
 
 
 def test_no_step_is_shorter_than_a_second_on_every_device(model):
-    config = build_config({"model.path": model, "trainer.num_ranks": 2, "generator.num": 3})
+    config = build_config({"model.path": model, "trainer.num_ranks": 2, "generator.num": 3, "evaluation.num": 1})
     assert model_rate(config) == pytest.approx(6 / 3600)
 
 
@@ -85,6 +85,7 @@ def test_rates_are_measured_in_runs_of_the_same_shape(tmp_path):
     assert rates[shape(build_config({"algo.loss_type": "gspo"}).model_dump(mode="json"))] == pytest.approx(12 / 40)
     assert rates[shape(build_config({"batch.prompts": 8}).model_dump(mode="json"))] == pytest.approx(9.9)
     assert len(rates) == 2
+    assert shape(build_config({"evaluation.num": 9}).model_dump(mode="json")) not in rates  # more devices
 
 
 def test_only_the_end_of_a_long_metrics_file_is_read(tmp_path):

@@ -114,13 +114,14 @@ time.sleep(300)
 
 
 def test_devices_are_disjoint_and_counted(monkeypatch):
-    config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "generator.tensor_parallel_size=2"])
-    layout = local_layout(config, [str(index) for index in range(8)])
+    config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "evaluation.num=2", "generator.tensor_parallel_size=2"])
+    layout = local_layout(config, [str(index) for index in range(10)])
     visible = {process.name: process.environment["CUDA_VISIBLE_DEVICES"] for process in layout.processes}
-    assert visible == {"trainer-0": "0", "trainer-1": "1", "generator-0": "2,3", "generator-1": "4,5", "evaluator": "6,7"}
-    assert [process.num_devices for process in layout.processes] == [1, 1, 2, 2, 2]
-    with pytest.raises(ValueError, match="need 8 GPUs, this machine offers 7"):
-        local_layout(config, ["0"] * 7)
+    engines = {"generator-0": "2,3", "generator-1": "4,5", "evaluator-0": "6,7", "evaluator-1": "8,9"}
+    assert visible == {"trainer-0": "0", "trainer-1": "1"} | engines
+    assert [process.num_devices for process in layout.processes] == [1, 1, 2, 2, 2, 2]
+    with pytest.raises(ValueError, match=r"evaluation\.num=2 .*need 10 GPUs, this machine offers 9"):
+        local_layout(config, ["0"] * 9)
     on_cpu = local_layout(config, []).processes
     assert all("CUDA_VISIBLE_DEVICES" not in process.environment and process.num_devices == 1 for process in on_cpu)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import threading
 
 from scripted_roles import REAL_PYTHON, processes_of, wait_until
 
 from scalerl.files import read_json
-from scalerl.launch.supervisor import run
-from scalerl.metrics import read_rows
+from scalerl.launch.supervisor import ROLE_STOP_S, run
+from scalerl.metrics import Interval, read_rows
 
 
 def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
@@ -47,11 +48,15 @@ def test_the_budget_in_gpu_hours_ends_the_run(paths, make_config, script_roles):
             end()
         """
     )
-    hours = 4 * 1.5 / 3600  # four processes for a second and a half
+    hours = 4 * 2 / 3600  # four processes for two seconds
     assert run(make_config("budget.max_steps=100000", f"budget.max_gpu_hours={hours}"), paths) == 0
     status = read_json(paths.status)
     assert "max_gpu_hours" in status["reason"]
-    assert hours <= status["gpu_hours"]["total"] < 2 * hours
+    asked_s = paths.stop.stat().st_mtime
+    intervals = [Interval(**interval) for interval in read_json(paths.compute)["intervals"]]
+    hours_when_asked = sum(interval.device_s(asked_s) for interval in intervals) / 3600
+    assert hours_when_asked < 2 * hours
+    assert hours <= status["gpu_hours"]["total"] < hours_when_asked + 4 * ROLE_STOP_S / 3600, "none had to be killed"
 
 
 def test_early_stopping(paths, make_config, script_roles):
@@ -166,10 +171,21 @@ def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths
             time.sleep(0.05)
         """
     )
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, 2.0)
+
+    def interrupt() -> None:
+        def alone() -> bool:  # the trainer has ended, and the generator was ended
+            return paths.status.exists() and list(read_json(paths.status)["pids"]) == ["evaluator-0"]
+
+        wait_until(alone, "the last evaluation")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=interrupt)
+    user.start()
     assert run(make_config(), paths) == 130
-    assert read_json(paths.status)["state"] == "stopped"
+    user.join()
+    status = read_json(paths.status)
+    assert status["state"] == "stopped"
+    assert status["reason"].startswith("interrupted before the last evaluation (max_steps reached)")
     (paths.root / "attempt-1-ended").touch()
     assert run(make_config(), paths) == 0
     assert (read_json(paths.status)["state"], read_json(paths.attempt)["attempt"]) == ("finished", 2)

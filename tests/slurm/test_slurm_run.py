@@ -119,20 +119,24 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     run.job_id = job_id
 
     run.wait_for(lambda: run.status()["state"] == "requeued", "the requeue before the time limit")
-    assert "time limit" in run.status()["reason"]
+    requeued = run.status()
+    # a trainer that is not in its loop yet, as on a slow machine, is asked in vain: then the job ends at its time limit
+    assert any(words in requeued["reason"] for words in ("time limit", "Slurm ended the job: TIMEOUT"))
     slurm.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
     run.wait_for_progress(attempt=2)
     assert cluster.state(second) == "PENDING" and slurm.show("job", second)["Reason"] == "Dependency"
     names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
-    assert sorted(names) == ["batch", "evaluator.2", "generator-0.2", "generator-1.2", "trainer.2"]
+    assert sorted(names) == ["batch", "evaluator-0.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)
-    budget = run.status()["gpu_hours"]["total"] + 6 * 75 / 3600  # of six GPUs: the start of the engines, and some steps
+    to_first_step = next(row["gpu_hours"] for row in run.steps if row["attempt"] == 2) - requeued["gpu_hours"]["total"]
+    # for another start, which may take twice as long, and twenty seconds of six GPUs for some steps
+    budget = run.status()["gpu_hours"]["total"] + 2 * to_first_step + 6 * 20 / 3600
     slurm.requeue(job_id)
     run.wait_for(lambda: cluster.state(job_id) == "PENDING", "the requeue")
     set_budget(run.paths, budget)  # what `scalerl extend` does, but downwards; a job started again keeps to the saved config
 
     run.wait_for(lambda: run.attempt() == 3, "attempt 3")
-    run.wait_for(lambda: run.status()["state"] == "finished", "the budget to be used up", 300)
+    run.wait_for(lambda: run.status()["state"] == "finished", "the budget to be used up", 3 * START_S)
     run.wait_for_end()
     assert "max_gpu_hours" in run.status()["reason"]
     run.check_rows()
@@ -165,7 +169,7 @@ def check_that_a_dead_generator_is_restarted_alone(run: SlurmRun) -> None:
             process.kill()
     run.wait_for(lambda: run.status()["pids"].get("generator-1") not in (None, pids["generator-1"]), "another generator")
     assert "generator-1 died" in run.status()["last_error"]
-    same = ("trainer", "generator-0", "evaluator")
+    same = ("trainer", "generator-0", "evaluator-0")
     assert {name: run.status()["pids"][name] for name in same} == {name: pids[name] for name in same}
 
 

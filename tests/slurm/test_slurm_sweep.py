@@ -14,6 +14,7 @@ from scalerl.launch import slurm
 from scalerl.launch.records import read_submissions
 from scalerl.launch.states import RunState, sweep_states
 from scalerl.metrics import read_rows
+from scalerl.paths import RunPaths
 
 REPO = Path(__file__).parents[2]
 NAMES = [f"loss_type-{loss}-seed0" for loss in ("cispo", "dapo", "grpo", "gspo")]
@@ -84,24 +85,26 @@ class Sweep:
             time.sleep(1)
 
     def wait_for_end(self) -> int:
-        """Wait until no run is pending or running; the most that were running at once."""
+        """Wait until no run is pending or running; the most jobs that were running at once."""
         most = 0
 
         def ended() -> bool:
             nonlocal most
-            states = [state.state for state in self.states().values()]
-            most = max(most, states.count("running"))
-            return not {"pending", "running"} & set(states)
+            # by Slurm's own word: a run whose job is completing still counts as running, but the next task has its place
+            most = max(most, sum(job.state == "RUNNING" for job in slurm.queue().values()))
+            return not {"pending", "running"} & {state.state for state in self.states().values()}
 
         self.wait_for(ended, "the end of every run", deadline_s=420)
         return most
 
     def kill_generator(self, name: str) -> None:
         """Kill the generator's own process, not the srun that waits for it."""
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if words[1:5] == ["-m", "scalerl", "role", "generator"] and str(self.dir / name) in words:
-                process.kill()
+        role, folder = ["-m", "scalerl", "role", "generator"], str(self.dir / name)
+        commands = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
+        found = [process for process, words in commands.items() if words[1:5] == role and folder in words]
+        assert found, self.report()
+        for process in found:
+            process.kill()
 
     def report(self) -> str:
         texts = [f"{state.name}: {state.state} ({state.reason})" for state in self.states().values()]
@@ -121,8 +124,8 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
     assert record.runs == NAMES
 
     failing = NAMES[1]
-    first_steps = sweep.dir / failing / "metrics.jsonl"
-    sweep.wait_for(lambda: any(row["kind"] == "step" for row in read_rows(first_steps)), f"a step of {failing}", deadline_s=240)
+    # The generator waits for the first policy, then starts its engine for seconds: it dies before the first of the few steps.
+    sweep.wait_for(RunPaths(sweep.dir / failing).latest_policy.exists, f"the first policy of {failing}", deadline_s=240)
     sweep.kill_generator(failing)
     assert sweep.wait_for_end() == 2
     ended = sweep.states()
