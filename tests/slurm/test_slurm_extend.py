@@ -33,6 +33,14 @@ def start(inputs, tmp_path) -> list[str]:
     return ["sweep", str(axis), "--scale", "tiny", "--dir", str(tmp_path / "sweep"), "--cluster", "slurm", *overrides]
 
 
+def logs(sweep_dir: Path, paths: RunPaths) -> list[Path]:
+    return [*sweep_dir.glob("submissions/*.log"), *paths.logs.glob("*/*.log")]
+
+
+def end_of(log: Path) -> str:
+    return f"{log}: {log.read_text(errors='replace')[-2000:]}"
+
+
 def test_an_extension_continues_the_run_and_is_scored(cluster, start, tmp_path, capsys):
     sweep_dir = tmp_path / "sweep"
     paths = RunPaths(sweep_dir / "loss_type-cispo-seed0")
@@ -40,8 +48,7 @@ def test_an_extension_continues_the_run_and_is_scored(cluster, start, tmp_path, 
     def wait_for_end() -> None:
         def ended() -> bool:
             (state,) = sweep_states(sweep_dir)
-            logs = [f"{path}: {path.read_text(errors='replace')[-2000:]}" for path in sweep_dir.rglob("*.log")]
-            assert state.state != "failed", "\n".join([state.reason, *logs])
+            assert state.state != "failed", "\n".join([state.reason, *map(end_of, logs(sweep_dir, paths))])
             return state.state == "finished"
 
         cluster.wait_for(ended, "the run to finish", 180)
