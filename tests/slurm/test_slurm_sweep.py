@@ -56,7 +56,9 @@ class Sweep:
         self.dir = folder
         data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout")]
         self.overrides = [f"model.path={inputs / 'tied'}", *data, *SMALL]
-        self.environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # as from a shell: `make test`, whose own variables these are, must not reach into `make sweep`
+        inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        self.environment = inherited | {"OMP_NUM_THREADS": "1"}
 
     def launch_and_die(self) -> None:
         """The launcher is gone as soon as sbatch has answered."""
