@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,11 +27,21 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+PORTS = range(20_000, 30_000)
+"""Below those that Linux gives to connections: the trainer listens seconds after the choice, and none must have taken the port then."""
+
+
 def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A TCP port of this host that nobody listens on.
+
+    Raises:
+        RuntimeError: no port of PORTS is free.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("", port))
+            return port
+    raise RuntimeError(f"no TCP port of {PORTS.start} to {PORTS.stop - 1} is free on this host, for the trainer's rendezvous")
 
 
 def num_devices(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from scalerl.launch import processes
 from scalerl.launch.local import local_layout, visible_gpus
-from scalerl.launch.processes import RoleProcess
+from scalerl.launch.processes import RoleProcess, free_port
 from scalerl.metrics import ComputeLedger
 from scalerl.paths import RunPaths
 from scalerl.settings import load_config
@@ -128,3 +129,14 @@ def test_devices_are_disjoint_and_counted(monkeypatch):
     assert visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+def test_the_rendezvous_gets_a_free_port_that_no_connection_is_given(monkeypatch):
+    with socket.socket() as taken:
+        port = free_port()
+        assert port < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        taken.bind(("", port))
+        taken.listen()
+        monkeypatch.setattr(processes, "PORTS", range(port, port + 1))
+        with pytest.raises(RuntimeError, match=f"no TCP port of {port} to {port} is free"):
+            free_port()
