@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from left_out import leave_out
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import Problem, write_problems
@@ -17,6 +18,7 @@ from scalerl.paths import RunPaths
 from scalerl.settings import build_config
 from scalerl.spool.policy import EvaluationRequest, PolicyManifest, publish_manifest, publish_weights, request_evaluation
 from scalerl.spool.shards import Spool
+from scalerl.verify.sandbox import Limits, Sandbox
 
 NUM_PROBLEMS = 7
 
@@ -33,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that `-x` ends early."""
     folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
     items.sort(key=lambda item: SLOWER.index(folders[item]) + 1 if folders[item] in SLOWER else 0)
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> None:
+    """For tests that run programs in the real sandbox: it works here."""
+    try:
+        Sandbox(Limits())
+    except ValueError as error:
+        leave_out(f"apt-get install bubblewrap: {error}", "of programs in their sandbox")
 
 
 @pytest.fixture(scope="session")

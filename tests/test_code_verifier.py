@@ -15,13 +15,13 @@ from scalerl.verify.sandbox import Outcome, Sandbox
 
 
 @pytest.fixture(scope="module")
-def pool():
+def pool(bubblewrap):
     with VerifierPool(num_workers=1, think_end="</think>", code=LIMITS) as pool:
         yield pool
 
 
 @pytest.fixture(scope="module")
-def sandbox():
+def sandbox(bubblewrap):
     return Sandbox(LIMITS)
 
 

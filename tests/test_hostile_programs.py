@@ -15,7 +15,7 @@ from scalerl.verify.sandbox import OUTPUT_BYTES, SCRATCH_BYTES, Limits, Outcome,
 
 
 @pytest.fixture(scope="module")
-def pool():
+def pool(bubblewrap):
     os.environ["SECRET"] = SECRET
     with VerifierPool(num_workers=1, think_end="</think>", code=LIMITS) as pool:
         yield pool
@@ -23,7 +23,7 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def sandbox():
+def sandbox(bubblewrap):
     return Sandbox(LIMITS)
 
 
@@ -208,7 +208,7 @@ print(*sorted(set(found)))
 """
 
 
-def test_the_expected_output_is_nowhere_to_be_found():
+def test_the_expected_output_is_nowhere_to_be_found(bubblewrap):
     sandbox = Sandbox(Limits(cpu_s=10, memory_mb=256))  # it reads all of its memory
     found = json.dumps([{"input": SECRET, "output": SECRET}])
     hidden = json.dumps([{"input": "", "output": SECRET}])
@@ -216,7 +216,7 @@ def test_the_expected_output_is_nowhere_to_be_found():
     assert grade_code(Program(SEARCH), hidden, sandbox) == Verdict(False, "wrong_output")
 
 
-def test_nothing_is_left_of_a_pool_that_is_closed_while_programs_run():
+def test_nothing_is_left_of_a_pool_that_is_closed_while_programs_run(bubblewrap):
     pool = VerifierPool(num_workers=2, code=LIMITS)
     futures = [pool.submit(block("import time; time.sleep(99)"), prints("3"), "code") for _ in range(3)]
     server = psutil.Process(pool._process.pid)

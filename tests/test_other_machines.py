@@ -70,7 +70,7 @@ def test_nothing_is_left_of_a_scratch_folder(weak, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(monkeypatch, tmp_path):
+def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(bubblewrap, monkeypatch, tmp_path):
     """bwrap works for the checks of pool and server, and then no more."""
     (tmp_path / "count").write_text("0")
     wrapper = tmp_path / "bwrap"

@@ -64,7 +64,7 @@ def test_other_formats_are_refused(tmp_path):
         verify_file(tmp_path / "in.csv", tmp_path / "out.csv")
 
 
-def test_code_rows_beside_math(tmp_path):
+def test_code_rows_beside_math(bubblewrap, tmp_path):
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     tests = json.dumps([{"input": "1  2", "output": "1  2"}])
     rows = [

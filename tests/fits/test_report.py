@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from left_out import leave_out
 
 from scalerl.fits.batch import fit_all
 from scalerl.fits.records import Options
@@ -54,8 +55,9 @@ def test_page_is_self_contained_and_escaped(report):
     assert "Ranking: loss" in text and "P(row&#x27;s ceiling is above column&#x27;s): loss" in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium: install it (apt-get install chromium) to test the report")
 def test_page_works_in_a_browser(report, tmp_path):
+    if BROWSER is None:
+        leave_out("there is no chromium (apt-get install chromium)", "of the report in a browser")
     probe = tmp_path / "probe.html"
     probe.write_text(report.read_text().replace("</body>", PROBE))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

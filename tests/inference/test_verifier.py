@@ -16,7 +16,7 @@ def config(**changes):
     return build_config(values | {f"generator.{key}": value for key, value in changes.items()})
 
 
-def test_both_tasks_by_the_limits_of_the_config():
+def test_both_tasks_by_the_limits_of_the_config(bubblewrap):
     hungry = "</think>```python\nx = bytearray(100 << 20)\nprint(input())\n```"
     for memory_mb, verdict in ((64, Verdict(False, "memory")), (512, Verdict(True, "passed"))):
         with start_verifier(config(code_memory_mb=memory_mb), [MATH, CODE]) as pool:

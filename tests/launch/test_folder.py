@@ -12,7 +12,7 @@ CODE = make_code_problem("Print 2.", '[{"input": "", "output": "2"}]', source="t
 
 
 @pytest.mark.parametrize("pool", ["train", "heldout"])
-def test_code_needs_its_sandbox_before_anything_starts(tmp_path, monkeypatch, pool):
+def test_code_needs_its_sandbox_before_anything_starts(bubblewrap, tmp_path, monkeypatch, pool):
     write_problems(tmp_path / "math.parquet", [MATH])
     write_problems(tmp_path / "code.parquet", [MATH, CODE])
     files = {"train": "math", "heldout": "math"}
@@ -26,7 +26,7 @@ def test_code_needs_its_sandbox_before_anything_starts(tmp_path, monkeypatch, po
         check_machine(on_code, on_cpu=False)
 
 
-def test_the_doctor_looks_for_the_sandbox(tmp_path, monkeypatch):
+def test_the_doctor_looks_for_the_sandbox(bubblewrap, tmp_path, monkeypatch):
     assert check_sandbox().level == "ok"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (check_sandbox().level, check_sandbox().fix) == ("warn", "fine on a login node, and for runs without code problems")

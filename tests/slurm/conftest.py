@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from left_out import leave_out
 
 from scalerl.launch import slurm
 
@@ -78,20 +79,13 @@ class Cluster:
         self.wait_idle()
 
 
-def _leave_out(reason: str) -> None:
-    """Skip, except where nothing may be left out."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}; CI leaves out no Slurm test")
-    pytest.skip(f"{reason}; left out: the tests on a real Slurm")
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster; $SLURM_CONF and $SCALERL_SITE point to it for the session."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        _leave_out(f"Slurm is not installed: there is no {', '.join(missing)} ({INSTALL})")
+        leave_out(f"Slurm is not installed: there is no {', '.join(missing)} ({INSTALL})", "on a real Slurm")
     if os.geteuid() != 0:
-        _leave_out("Slurm's daemons need root")
+        leave_out("Slurm's daemons need root", "on a real Slurm")
     root = Path(os.environ.get("SCALERL_SLURM_ROOT", "/tmp/scalerl-slurm"))
     root.parent.mkdir(parents=True, exist_ok=True)
     with root.with_name(f"{root.name}.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
