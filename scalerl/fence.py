@@ -50,23 +50,31 @@ def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
         return False
 
 
+def end_if_stale(paths: RunPaths, attempt: int) -> None:
+    """End this process, after a line on stdout, if its attempt is over.
+
+    The exit code is 0, for nothing failed: srun would answer a failure by killing the step of its number, and if Slurm has started
+    the job again, that is a step of the new attempt.
+    """
+    try:
+        check_attempt(paths, attempt)
+        if read_json(paths.attempt)["pid"] == RELEASED:
+            raise StaleAttempt(f"attempt {attempt} has ended")
+    except StaleAttempt as error:
+        print(f"fenced off: {error}", flush=True)
+        os._exit(0)
+
+
 def end_when_stale(paths: RunPaths, attempt: int) -> None:
     """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that Slurm can no longer
-    reach would hold its GPU for ever. Exit code 1, after a line on stdout.
+    reach would hold its GPU for ever.
     """
 
     def watch() -> None:
         while True:
             time.sleep(WATCH_S)
-            try:
-                check_attempt(paths, attempt)
-                if read_json(paths.attempt)["pid"] == RELEASED:
-                    raise StaleAttempt(f"attempt {attempt} has ended")
-            except StaleAttempt as error:
-                print(f"fenced off: {error}", flush=True)
-                os._exit(1)
-            except OSError:
-                continue  # a shared file system may hiccup; every publish checks for itself
+            with suppress(OSError):  # a shared file system may hiccup; every publish checks for itself
+                end_if_stale(paths, attempt)
 
     threading.Thread(target=watch, name="fence", daemon=True).start()
 

@@ -108,8 +108,32 @@ time.sleep(60)
     time.sleep(0.5)
     assert all(role.poll() is None for role in roles)
     release_attempt(paths, 1)
-    assert [role.wait(20) for role in roles] == [1, 1]
+    assert [role.wait(20) for role in roles] == [0, 0]
     assert "attempt 1 has ended" in roles[0].stdout.read()
+
+
+def test_a_role_that_fails_because_its_attempt_is_over_has_not_failed(paths):
+    claim_attempt(paths)
+    program = f"""
+import scalerl.evaluator
+from scalerl.cli import main
+def run_evaluator(*_, **__):
+    raise ConnectionError("the other rank is gone")
+scalerl.evaluator.run_evaluator = run_evaluator
+main(["role", "evaluator", "--index", "0", "--dir", {str(paths.root)!r}, "--attempt", "1"])
+"""
+
+    def run() -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    failed = run()
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "ConnectionError: the other rank is gone" in failed.stderr
+    release_attempt(paths, 1)
+    claim_attempt(paths)
+    ended = run()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "fenced off: attempt 2 owns" in ended.stdout
 
 
 def test_a_trainer_heeds_the_stop_file_of_its_own_attempt_only(paths):

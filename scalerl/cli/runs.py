@@ -41,12 +41,21 @@ def add_role(commands) -> None:
 
 
 def role(arguments: argparse.Namespace) -> None:
-    from scalerl.fence import end_when_stale
+    from scalerl.fence import end_if_stale, end_when_stale
     from scalerl.launch.processes import die_with_parent
     from scalerl.paths import RunPaths
 
-    end_when_stale(RunPaths(arguments.dir), arguments.attempt)
+    paths = RunPaths(arguments.dir)
+    end_when_stale(paths, arguments.attempt)
     die_with_parent(os.getppid() if arguments.parent is None else arguments.parent)
+    try:
+        _run_role(arguments)
+    except Exception:
+        end_if_stale(paths, arguments.attempt)  # refused, or left alone by processes that were
+        raise
+
+
+def _run_role(arguments: argparse.Namespace) -> None:
     if arguments.role == "trainer":
         from scalerl.trainer import run_trainer
 

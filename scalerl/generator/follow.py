@@ -40,7 +40,8 @@ class PolicyFollower:
             while not self._stopped.is_set():
                 manifest = read_manifest(self._paths)
                 assert manifest is not None, "the first manifest was there"
-                if manifest != self._latest and (manifest.name == self._latest.name or weights_are_there(self._paths, manifest)):
+                checked = (manifest.name, manifest.sha256) == (self._latest.name, self._latest.sha256)
+                if manifest != self._latest and (checked or weights_are_there(self._paths, manifest)):
                     self._latest = manifest
                 time.sleep(POLL_S)
         except BaseException as error:

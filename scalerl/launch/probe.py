@@ -80,12 +80,10 @@ def _replace_and_read(folder: Path, rank: int) -> list[str]:
     torn = []
     for version in range(NUM_VERSIONS):
         write_json(mine, {"filler": [version] * FILLER})
+        if version == 0:
+            wait_for(theirs.exists, f"no sight of {theirs}")
         try:
             filler = read_json(theirs)["filler"]
-        except FileNotFoundError:
-            if version == NUM_VERSIONS - 1:
-                raise
-            continue  # not written yet
         except (ValueError, OSError) as error:
             torn.append(str(error)[-200:])
         else:

@@ -86,9 +86,11 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
 
     def step(name: str, arguments: list[str], where: Sequence[_Room], tasks: int, devices: int) -> RoleProcess:
         names = ",".join(room.node.name for room in where)
-        prefix = ["--exact", "--kill-on-bad-exit=1", "--input=none", f"--nodelist={names}"]
+        # ranks wait for a dead one in a collective; a step of one task has nobody to end, and its srun shall not try
+        together = int(tasks * len(where) > 1)
+        prefix = ["--exact", f"--kill-on-bad-exit={together}", "--input=none", f"--nodelist={names}"]
         prefix += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
-        prefix += ["--label"] if tasks * len(where) > 1 else []
+        prefix += ["--label"] if together else []
         prefix += [f"--het-group={where[0].node.het_group}"] if len(het_groups) > 1 else []
         for room in where:
             room.free -= devices

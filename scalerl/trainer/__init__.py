@@ -17,10 +17,13 @@ import sys
 import traceback
 from pathlib import Path
 
+from scalerl.fence import end_if_stale
+from scalerl.paths import RunPaths
+
 
 def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
     """Run one rank of the trainer to the end of the run, and end this process: exit code 0; 1 after a traceback; 143 if SIGTERM made
-    it checkpoint and end (Slurm sends it to every task of a job that it takes away with grace).
+    it checkpoint and end (Slurm sends it to every task of a job that it takes away with grace); 0 if its attempt is over (`fence`).
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
     """
@@ -32,6 +35,7 @@ def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
         code = 128 + signal.SIGTERM if stopped else 0
     except BaseException:
         traceback.print_exc()
+        end_if_stale(RunPaths(run_dir), attempt)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -37,7 +37,7 @@ class Run:
         self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, env=environment)
         return self
 
-    def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 150.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 300.0) -> None:
         end_s = time.monotonic() + deadline_s
         while not condition():
             assert time.monotonic() < end_s, f"waited {deadline_s:.0f} s for {what}\n{self.report()}"

@@ -97,8 +97,8 @@ def test_weights_that_differ_from_their_hash_end_the_generator(make_run, make_ge
     trainer = make_run()
     generator = make_generator(trainer, trainer.publish(0, range(0, 1)))
     manifest = read_json(trainer.paths.latest_policy)
-    other = trainer.publish(1, range(0, 1))
-    wrong = manifest | {"policy_version": 1, "name": other.name, "sha256": "0" * 64}
+    name, _ = trainer.publish_weights(1)
+    wrong = manifest | {"policy_version": 1, "name": name, "sha256": "0" * 64}
     write_json(trainer.paths.latest_policy, wrong)
     with pytest.raises(ValueError, match="wrong file"):
         rounds_until(generator, lambda: False)

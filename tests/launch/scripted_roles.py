@@ -14,10 +14,12 @@ arguments = dict(zip(sys.argv[5::2], sys.argv[6::2]))
 role, folder = sys.argv[4], pathlib.Path(arguments["--dir"])
 index, attempt = int(arguments.get("--index", 0)), int(arguments["--attempt"])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+def write(path, text):
+    path.with_suffix(f".{os.getpid()}").write_text(text)
+    path.with_suffix(f".{os.getpid()}").rename(path)
 def post(kind, step, **values):
     text = json.dumps(dict(kind=kind, step=step, attempt=attempt, time_s=time.time(), **values))
-    (folder / "inbox" / ".new").write_text(text)
-    os.rename(folder / "inbox" / ".new", folder / "inbox" / f"{kind}-{step:08d}.json")
+    write(folder / "inbox" / f"{kind}-{step:08d}.json", text)
 def end(exhausted=False):
     (folder / "end.json").write_text(json.dumps(dict(attempt=attempt, step=0, exhausted=exhausted)))
     sys.exit(0)

@@ -48,7 +48,7 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(paths, make_co
         if role == "trainer":
             for step in (1, 2):
                 request = dict(step=step, policy_version=step, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
-                (folder / "evaluations" / f"{step:08d}.request.json").write_text(json.dumps(request))
+                write(folder / "evaluations" / f"{step:08d}.request.json", json.dumps(request))
             post("eval", 0, pass_rate=0.5, evaluation_s=100.0)
             while not (folder / "stop.json").exists(): time.sleep(0.02)
             end()

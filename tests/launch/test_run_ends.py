@@ -44,7 +44,7 @@ def test_the_budget_in_gpu_hours_ends_the_run(paths, make_config, script_roles):
             while not (folder / "stop.json").exists():
                 step += 1
                 if index == 0: step_row(step)
-                time.sleep(0.05)
+                time.sleep(0.3)
             end()
         """
     )
@@ -103,7 +103,7 @@ def test_a_run_stops_on_an_alarm_and_goes_on_without(paths, make_config, script_
             for step in range(1, 31):
                 if index == 0:
                     step_row(step, truncation_rate=0.5)
-                time.sleep(0.05)
+                time.sleep(0.05 if step < 20 else 0.3)
                 if (folder / "stop.json").exists(): break
             end()
         """

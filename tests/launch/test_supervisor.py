@@ -26,10 +26,11 @@ def test_dead_roles_are_started_again(paths, make_config, script_roles):
         first = not seen.exists()
         seen.touch()
         if first and (role, index) != ("trainer", 0):
-            time.sleep(0.2)
+            while len(list(folder.glob("seen-*"))) < 4: time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
+        if not first: (folder / f"again-{role}-{index}").touch()
         if role == "trainer" and not first:
-            time.sleep(0.5)
+            while len(list(folder.glob("again-*"))) < 4: time.sleep(0.02)
             if index == 0: step_row(1)
             end()
         """
@@ -122,7 +123,7 @@ def test_a_supervisor_that_is_fenced_off_writes_nothing_more(paths, make_config,
     def take_over() -> None:
         wait_until(lambda: len(read_rows(paths.metrics)) >= 3, "three rows")
         write_json(paths.attempt, read_json(paths.attempt) | {"attempt": 7})
-        time.sleep(0.5)  # whoever claims a folder reads much before writing
+        time.sleep(1.5)  # whoever claims a folder reads much before writing
         paths.metrics.write_text("theirs")
         paths.status.write_text("theirs")
 

@@ -125,10 +125,10 @@ PriorityType=priority/basic
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=100000,bf_interval=2
 
-# a dead node is noticed within 15 s and may come back by itself
-SlurmdTimeout=5
+# a dead node is noticed within 20 s and may come back by itself
+SlurmdTimeout=10
 SlurmctldTimeout=10
-MessageTimeout=4
+MessageTimeout=10
 TCPTimeout=1
 KillWait=10
 CompleteWait=0

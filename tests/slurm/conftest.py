@@ -25,7 +25,7 @@ class Cluster:
 
     def control(self, *arguments: str) -> str:
         """The output of cluster.sh."""
-        done = subprocess.run([HERE / "cluster.sh", *arguments], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([HERE / "cluster.sh", *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"cluster.sh {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
@@ -50,9 +50,18 @@ class Cluster:
         return slurm.show("job", job_id)["JobState"]
 
     def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 60) -> None:
-        end_s = time.monotonic() + deadline_s
-        while not condition():
-            assert time.monotonic() < end_s, f"waited {deadline_s:.0f} s for {what}; the queue: {slurm.call('squeue')}"
+        end_s, silent = time.monotonic() + deadline_s, ""
+
+        def holds() -> bool:
+            nonlocal silent
+            try:
+                return condition()
+            except slurm.SlurmError as error:  # a busy slurmctld answers the next time
+                silent = f"; {error}"
+                return False
+
+        while not holds():
+            assert time.monotonic() < end_s, f"waited {deadline_s:.0f} s for {what}; the queue: {slurm.call('squeue')}{silent}"
             time.sleep(0.2)
 
     def wait_state(self, job_id: str, *states: str, deadline_s: float = 60) -> str:

@@ -1,19 +1,14 @@
 """Starts the ranks of a test as real processes."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalerl.launch.processes import free_port
+
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[subprocess.Popen]:
@@ -36,7 +31,7 @@ def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[su
     return processes
 
 
-def wait(processes: Sequence[subprocess.Popen], deadline_s: float = 150.0) -> list[int]:
+def wait(processes: Sequence[subprocess.Popen], deadline_s: float = 300.0) -> list[int]:
     """The exit codes; ends what is still running after the deadline."""
     try:
         return [process.wait(timeout=deadline_s) for process in processes]
