@@ -115,11 +115,10 @@ time.sleep(60)
 def test_a_role_that_fails_because_its_attempt_is_over_has_not_failed(paths):
     claim_attempt(paths)
     program = f"""
-import scalerl.evaluator
-from scalerl.cli import main
-def run_evaluator(*_, **__):
+from scalerl.cli import main, runs
+def fail(_):
     raise ConnectionError("the other rank is gone")
-scalerl.evaluator.run_evaluator = run_evaluator
+runs._run_role = fail
 main(["role", "evaluator", "--index", "0", "--dir", {str(paths.root)!r}, "--attempt", "1"])
 """
 
