@@ -9,7 +9,8 @@ from pathlib import Path
 from scalerl import files
 from scalerl.algo.stability import alarms
 from scalerl.fits.figures import axis_figure, run_figure, save
-from scalerl.fits.inputs import RunPoints, Unreadable, read_input
+from scalerl.fits.inputs import Unreadable, read_input
+from scalerl.fits.points import RunPoints
 from scalerl.fits.predictions import Scored, score, write_prediction
 from scalerl.fits.records import Options, RunRecord, fit_record, signature
 from scalerl.fits.report import write_report

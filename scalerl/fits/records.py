@@ -14,7 +14,7 @@ from scalerl.curve.prior import PUBLISHED
 from scalerl.curve.sigmoid import BoolArray
 from scalerl.curve.window import Window
 from scalerl.curve.windows import cut, stability
-from scalerl.fits.inputs import RunPoints
+from scalerl.fits.points import RunPoints
 
 FORMAT = 2
 """Part of every signature: raise it when a fit's meaning changes, and everything is fitted anew."""

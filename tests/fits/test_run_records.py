@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.fits.figures import MAX_LEGEND, axis_figure, run_figure, save
-from scalerl.fits.inputs import RunPoints
+from scalerl.fits.points import RunPoints
 from scalerl.fits.records import Options, RunRecord, fit_record
 from scalerl.fits.tables import compare, fit_rows, nested_rows, prediction_rows, ranking_row
 
