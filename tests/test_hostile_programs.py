@@ -127,7 +127,7 @@ def test_what_is_out_of_reach(pool, program, expected):
             id="thread bomb",
         ),
         pytest.param("x = bytearray(10 << 30)\nprint(3)", {"memory"}, id="10 GB"),
-        pytest.param("x = []\nwhile True: x.append('x' * 10**6 + str(len(x)))", {"memory", "timeout"}, id="10 GB in pieces"),
+        pytest.param("x = []\nwhile True: x.append('x' * 10**6 + str(len(x)))", {"memory"}, id="10 GB in pieces"),
         pytest.param("while True: print('x' * 10**6)", {"crashed"}, id="flooding stdout"),
         pytest.param(
             "try:\n    while True: print('x' * 10**6, flush=True)\nexcept OSError:\n    __import__('os')._exit(0)",

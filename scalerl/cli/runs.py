@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import sys
+import traceback
 from pathlib import Path
 
 from scalerl.cli.options import add_site
@@ -51,8 +53,9 @@ def role(arguments: argparse.Namespace) -> None:
     try:
         _run_role(arguments)
     except Exception:
+        traceback.print_exc()
         end_if_stale(paths, arguments.attempt)  # refused, or left alone by processes that were
-        raise
+        sys.exit(1)
 
 
 def _run_role(arguments: argparse.Namespace) -> None:

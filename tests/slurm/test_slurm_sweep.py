@@ -140,7 +140,7 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
     assert sweep.make() == "nothing to submit; --retry submits the 1 that failed or were stopped"
     assert sweep.make("SEEDS=2", "DRY_RUN=1").split()[0] == "disk"
     assert sweep.make("RETRY=1").startswith("submitted 1 runs")
-    assert time.monotonic() - begin_s < 180
+    assert time.monotonic() - begin_s < 60
     first, second = read_submissions(sweep.dir)
     assert (first, second.runs) == (record, [failing])
     sweep.wait_for_end()
