@@ -123,7 +123,7 @@ def test_a_supervisor_that_is_fenced_off_writes_nothing_more(paths, make_config,
     def take_over() -> None:
         wait_until(lambda: len(read_rows(paths.metrics)) >= 3, "three rows")
         write_json(paths.attempt, read_json(paths.attempt) | {"attempt": 7})
-        time.sleep(1.5)  # whoever claims a folder reads much before writing
+        time.sleep(0.5)  # whoever claims a folder reads much before writing
         paths.metrics.write_text("theirs")
         paths.status.write_text("theirs")
 
