@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 SEPARATOR = "|"
+HET_PREFIX = "SLURM_JOB_ID_HET_GROUP_"
 PREEMPTING, TIMEOUT = "PREEMPTING", "TIMEOUT"
 """Of `ending`: a word of ours for the grace time, and Slurm's for a job at its time limit."""
 
@@ -183,8 +184,21 @@ class Allocation:
 
 
 def job_id_here() -> str | None:
-    """The number of the Slurm job this process runs in; None outside."""
-    return os.environ.get("SLURM_JOB_ID") if shutil.which("srun") else None
+    """Return the id of the Slurm job this process runs in, `<array job>_<index>` for a task of an array; None outside.
+
+    Slurm gives the last task of an array the array's own id as SLURM_JOB_ID, and answers that id with all tasks of the array.
+    """
+    if shutil.which("srun") is None:
+        return None
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def component_ids_here() -> list[str]:
+    """Return the ids of the Slurm job this process runs in: of every component if it is heterogeneous; empty outside."""
+    components = {value for key, value in os.environ.items() if key.startswith(HET_PREFIX)}
+    job_id = job_id_here()
+    return sorted(components or ({job_id} if job_id else set()))
 
 
 def allocation(job_id: str) -> Allocation:
@@ -243,13 +257,13 @@ def ending(job_id: str, restarts: int) -> str | None:
     return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None
 
 
-def kill_step(job_ids: str, name: str) -> None:
-    """Kill the steps of this name in these jobs (separated by commas), wherever they run; none is fine.
+def kill_step(job_ids: Iterable[str], name: str) -> None:
+    """Kill the steps of this name in these jobs, wherever they run; none is fine.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    for line in call("squeue", "--noheader", "--steps", f"--jobs={job_ids}", f"--format=%i{SEPARATOR}%j").splitlines():
+    for line in call("squeue", "--noheader", "--steps", f"--jobs={','.join(job_ids)}", f"--format=%i{SEPARATOR}%j").splitlines():
         step_id, step_name = line.split(SEPARATOR, 1)
         if step_name == name:
             call("scancel", "--signal=KILL", step_id)

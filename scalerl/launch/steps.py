@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from scalerl.config import RunConfig
 from scalerl.launch.processes import Layout, RoleProcess, num_devices
 from scalerl.launch.site import StepsSite
-from scalerl.launch.slurm import Allocation, Node, SlurmError, kill_step
+from scalerl.launch.slurm import HET_PREFIX, Allocation, Node, SlurmError, component_ids_here, kill_step
 
 MEMORY_SHARE = 0.95
 """Of a node's memory that steps get; the batch script runs beside them."""
-HET_PREFIX = "SLURM_JOB_ID_HET_GROUP_"
 KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
 
 
@@ -43,9 +42,8 @@ class StepProcess(RoleProcess):
 
     def kill(self) -> None:
         """Kill the step; srun alone would leave its tasks running."""
-        components = {value for key, value in os.environ.items() if key == "SLURM_JOB_ID" or key.startswith(HET_PREFIX)}
         with suppress(SlurmError):  # it ends with its attempt all the same
-            kill_step(",".join(sorted(components)), self.step_name)
+            kill_step(component_ids_here(), self.step_name)
         super().kill()
 
 

@@ -1,6 +1,8 @@
 """The test cluster is what the other tests assume, and scalerl.launch.slurm reads what a real Slurm says."""
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,35 @@ def test_an_array_holds_its_throttle_and_is_listed_by_task(cluster):
     assert {task.name for task in tasks.values()} == {"odd|name"}
     assert [task.reason for task in tasks.values() if task.state == "PENDING"] == ["JobArrayTaskLimit"]
     cluster.wait_for(lambda: {start.job_id for start in slurm.accounted(tasks)} == set(tasks), "three accounted tasks")
+
+
+LAST_TASK = """
+from scalerl.launch import slurm
+given = slurm.allocation(slurm.job_id_here())
+print(given.job_id, [node.gpus for node in given.nodes])
+slurm.kill_step(slurm.component_ids_here(), "role.1")
+"""
+
+
+def test_the_last_task_of_an_array_sees_and_kills_only_its_own(cluster, tmp_path):
+    """Slurm gives it the array's own id as SLURM_JOB_ID."""
+    repo, mark, output = Path(__file__).parents[2], tmp_path / "go", tmp_path / "out"
+    (tmp_path / "last_task.py").write_text(LAST_TASK)
+    last = f"until [ -e {mark} ]; do sleep .1; done; cd {repo}; {sys.executable} {tmp_path}/last_task.py > {output}; touch {output}.done"
+    step = "srun --exact -n1 --mem=100 --job-name=role.1 sleep 100"
+    script = f"{step} & if [ $SLURM_ARRAY_TASK_ID = 2 ]; then export PYTHONPATH={repo}; {last}; fi; wait"
+    job = cluster.submit(script, "--array=0-2", "-N1", "--gpus-per-node=fake:1", "--mem=1000")
+
+    def tasks_with_steps() -> list[str]:
+        lines = slurm.call("squeue", "--noheader", "--steps", "--format=%i %j").splitlines()
+        return sorted(line.split(".")[0] for line in lines if line.endswith(" role.1"))
+
+    tasks = [f"{job}_{task}" for task in range(3)]
+    cluster.wait_for(lambda: tasks_with_steps() == tasks, "a step of every task")
+    mark.touch()
+    cluster.wait_for(Path(f"{output}.done").exists, "the last task to look and to kill")
+    assert output.read_text() == f"{job}_2 [1]\n"
+    cluster.wait_for(lambda: tasks_with_steps() == tasks[:2], "the end of the last task's step alone")
 
 
 def test_a_requeued_job_keeps_its_id_and_every_start_is_accounted(cluster):

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from scalerl.launch import slurm
+from scalerl.launch.accounting import reconcile
 from scalerl.launch.records import read_submissions
 from scalerl.launch.states import RunState, sweep_states
 from scalerl.metrics import read_rows
@@ -19,6 +20,8 @@ from scalerl.paths import RunPaths
 REPO = Path(__file__).parents[2]
 NAMES = [f"loss_type-{loss}-seed0" for loss in ("cispo", "dapo", "grpo", "gspo")]
 STEPS = 5
+DEVICES = 3
+"""The GPUs of a run's job: a trainer rank, a generator and an evaluator."""
 SMALL = [
     f"budget.max_steps={STEPS}",
     "batch.prompts=8",
@@ -114,6 +117,14 @@ class Sweep:
         return "\n".join([*texts, *(f"--- {log}\n{log.read_text(errors='replace')[-1000:]}" for log in logs)])
 
 
+def check_against_sacct(folder: Path, num_starts: int) -> None:
+    """Check that the run's ledger holds its own job's GPUs and no sibling's: sacct counts whole seconds, from start to end."""
+    compared = reconcile(RunPaths(folder))
+    assert compared is not None and compared.num_starts == num_starts
+    slack_gpu_hours = 3 * num_starts * DEVICES / 3600
+    assert compared.ledger_gpu_hours == pytest.approx(compared.accounted_gpu_hours, rel=0.05, abs=slack_gpu_hours), str(compared)
+
+
 @pytest.mark.timeout(900)
 def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_path):
     sweep = Sweep(inputs, tmp_path / "sweep")
@@ -149,6 +160,7 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
         rows = read_rows(sweep.dir / name / "metrics.jsonl")
         assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, STEPS + 1))
         assert sorted(row["step"] for row in rows if row["kind"] == "eval") == list(range(STEPS + 1))
+        check_against_sacct(sweep.dir / name, num_starts=2 if name == failing else 1)
 
     fit = subprocess.run([sys.executable, "tools/fit_all.py", sweep.dir], cwd=REPO, env=sweep.environment, timeout=120)
     assert fit.returncode == 0
