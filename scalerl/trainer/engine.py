@@ -29,6 +29,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from scalerl.algo.losses import LOSSES
 from scalerl.config import RunConfig
+from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
 from scalerl.trainer.head import HeadConfig, LogprobHead
 from scalerl.trainer.packing import MicroBatch
 
@@ -117,8 +118,9 @@ class TrainingEngine:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device(get_accelerator().current_device_name())
         settings = deepspeed_config(config)
-        self._partitioning = HfDeepSpeedConfig(settings)  # from_pretrained partitions while this object lives
-        self.model = _load_model(config, model_path)
+        constants = plain_buffers(model_path, getattr(torch, config.model.dtype))
+        self.model = _load_model(config, model_path, settings)
+        restore_buffers(self.model, constants)
         algo, trainer = config.algo, config.trainer
         head = HeadConfig(
             fp32=config.model.trainer_fp32_head, temperature=algo.temperature, chunk_tokens=trainer.logprob_chunk_tokens
@@ -133,6 +135,7 @@ class TrainingEngine:
             weight_decay=optimizer.weight_decay,
         )
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self._adamw, config=settings)
+        check_buffers(self.model, constants)
         self._engine.train()
         self.num_active_parameters = _num_active_parameters(self.model)
 
@@ -228,12 +231,14 @@ class TrainingEngine:
         dist.barrier(group=self._control)
 
 
-def _load_model(config: RunConfig, path: Path | str) -> Any:
+def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
+    partitioning = HfDeepSpeedConfig(settings)  # from_pretrained partitions while this object lives
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, config.model.dtype),
         attn_implementation="flash_attention_2" if uses_flash_attention() else "sdpa",
     )
+    del partitioning
     if config.trainer.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         model.enable_input_require_grads()

@@ -6,7 +6,9 @@ import torch
 from processes import output, start_ranks, wait
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from zero3_cases import CASES, LEARNING_RATES, NUM_EXPERTS, make_config, make_groups, model_name, save_models
+from zero3_cases import CASES, LEARNING_RATES, NUM_EXPERTS, ROTARY_MODELS, make_config, make_groups, model_name, save_models
+
+from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,19 @@ def test_statistics_do_not_depend_on_ranks_or_micro_batches(worked):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("name", ROTARY_MODELS)
+def test_every_floating_buffer_of_a_bf16_model_equals_that_of_a_plain_load(worked, name, world_size):
+    plain = AutoModelForCausalLM.from_pretrained(worked / name, dtype=torch.bfloat16)
+    expected = {key: buffer for key, buffer in plain.named_buffers() if buffer.is_floating_point()}
+    found = results(worked, world_size)[f"buffers-{name}"]
+    assert found.keys() == expected.keys()
+    for key, buffer in expected.items():
+        assert found[key].dtype == buffer.dtype and torch.equal(found[key], buffer), key
+    frequencies = [buffer for key, buffer in found.items() if key.endswith("inv_freq")]
+    assert frequencies and all(buffer.dtype == torch.float32 for buffer in frequencies)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_a_nan_on_one_rank_skips_the_step_on_all_and_leaves_no_trace(worked, world_size):
     found = results(worked, world_size)
     assert found["poisoned"] == {"applied": False, "finite": False, "adam_step": 0}
@@ -157,3 +172,15 @@ def test_checkpoints_hold_no_pickle(worked):
     files = {path.name for path in (worked / "run-float32-2" / "checkpoints" / "00000002").rglob("*") if path.is_file()}
     expected = {"state.json", "rank_00000.safetensors", "rank_00001.safetensors", "model.safetensors", "config.json"}
     assert expected <= files <= expected | {"generation_config.json"}
+
+
+def test_a_rounded_buffer_is_refused(tmp_path):
+    save_models(tmp_path)
+    plain = plain_buffers(tmp_path / "tied", torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "tied", dtype=torch.bfloat16)
+    check_buffers(model, plain)
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.bfloat16()
+    with pytest.raises(ValueError, match=r"rotary_emb\.inv_freq \(torch\.bfloat16\) differs from a plain load"):
+        check_buffers(model, plain)
+    restore_buffers(model, plain)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32

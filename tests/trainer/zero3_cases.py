@@ -4,7 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from scalerl.config import RunConfig
 from scalerl.settings import build_config
@@ -12,6 +21,8 @@ from scalerl.spool.schema import Rollout
 
 VOCABULARY = 31
 NUM_EXPERTS = 8
+ROTARY_MODELS = ("tied", "llama3", "gemma3")
+"""Plain frequencies; frequencies scaled for a longer context; two sets of them, and a scale of the embeddings."""
 LEARNING_RATES = [1e-3, 2e-3, 2e-3]
 CASES = {
     "one_micro_batch": {"trainer.micro_batch_tokens": 4096},
@@ -63,6 +74,10 @@ def save_models(folder: Path) -> None:
     for name in ("tied", "untied"):
         torch.manual_seed(0)
         Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=name == "tied")).save_pretrained(folder / name)
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope |= {"original_max_position_embeddings": 512}
+    LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope)).save_pretrained(folder / "llama3")
+    Gemma3ForCausalLM(Gemma3TextConfig(**shape)).save_pretrained(folder / "gemma3")
     experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
     torch.manual_seed(0)
     Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts)).save_pretrained(folder / "moe")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed as dist
-from zero3_cases import CASES, LEARNING_RATES, make_config, make_groups, model_name
+from zero3_cases import CASES, LEARNING_RATES, ROTARY_MODELS, make_config, make_groups, model_name
 
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
@@ -50,6 +50,14 @@ class Worker:
         self.results[name] = [asdict(self.train(engine, config, step)) for step in range(3)]
         self.results[f"{name}-active"] = engine.num_active_parameters
         self.export(engine, name)
+
+    def buffers(self) -> None:
+        """The floating buffers of bf16 models, as the engine trains with them."""
+        config = make_config("many_micro_batches", self.world_size, **{"model.dtype": "bfloat16"})
+        for name in ROTARY_MODELS:
+            engine = self.engine(config, self.folder / name)
+            buffers = {key: buffer.cpu() for key, buffer in engine.model.named_buffers() if buffer.is_floating_point()}
+            self.results[f"buffers-{name}"] = buffers
 
     def poisoned(self) -> None:
         """A step with a NaN on one rank, then a clean one."""
@@ -98,6 +106,7 @@ class Worker:
     def run(self) -> None:
         for name in CASES:
             self.case(name)
+        self.buffers()
         self.poisoned()
         self.resume("float32")
         self.resume("bfloat16")
