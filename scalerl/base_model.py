@@ -1,7 +1,8 @@
-"""A tiny base model to run the whole recipe on: `scalerl base --output DIR` makes it in about a minute on one core.
-
-Qwen3-shaped, one token per character, supervised on arithmetic chains (scalerl/data/arithmetic.py) whose intermediate results
-are partly wrong. It solves about a quarter of the chains of 1-12 steps at temperature 1, which leaves room for a curve.
+"""A tiny base model to run the whole recipe on: `scalerl base --output DIR` makes it in about a minute on one
+core.
+ Qwen3-shaped, one token per character, supervised on arithmetic chains (scalerl/data/arithmetic.py) whose
+intermediate results are partly wrong. It solves about a quarter of the chains of 1-12 steps at temperature 1,
+which leaves room for a curve.
 """
 
 import shutil
@@ -39,7 +40,8 @@ EXPERTS_PER_TOKEN = 2
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of the chain task, plus padding, end of sequence and unknown; encoding adds no other token."""
+    """One token per character of the chain task, plus padding, end of sequence and unknown; encoding adds no
+    other token."""
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -54,10 +56,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(*, hidden_size: int, num_layers: int, tie_embeddings: bool, moe: bool = False) -> PreTrainedModel:
+def build_model(
+    *, hidden_size: int, num_layers: int, tie_embeddings: bool, moe: bool = False
+) -> PreTrainedModel:
     """A Qwen3 of random weights from the global torch generator, in float32.
 
-    With `moe`, 8 experts in every layer, of which a token goes through 2 that together are as wide as the dense layer.
+    With `moe`, 8 experts in every layer, of which a token goes through 2 that together are as wide as the
+    dense layer.
     """
     shape = {
         "vocab_size": len(SPECIAL_TOKENS) + len(ALPHABET),
@@ -91,7 +96,8 @@ def draw_batch(generator: np.random.Generator, num_examples: int) -> list[tuple[
 
 
 def encode(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both [examples, length]; the labels are the solution and the end token, the rest is ignored."""
+    """Token ids and labels, both [examples, length]; the labels are the solution and the end token, the rest
+    is ignored."""
     ids = {character: index for index, character in enumerate(ALPHABET, start=len(SPECIAL_TOKENS))}
     length = max(len(prompt) + len(solution) + 1 for prompt, solution in examples)
     tokens = np.full((len(examples), length), PAD_ID)
@@ -106,7 +112,8 @@ def encode(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]
 def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]]) -> float:
     """Add the gradient of the mean cross-entropy over all label tokens; returns that mean, in nats.
 
-    Examples sorted by length go through in pieces: little padding, and small enough for the processor's cache.
+    Examples sorted by length go through in pieces: little padding, and small enough for the processor's
+    cache.
     """
     num_labels = sum(len(solution) + 1 for _, solution in examples)
     total = 0.0
@@ -123,7 +130,8 @@ def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]])
 
 
 def supervise(model: PreTrainedModel, *, seed: int, steps: int) -> None:
-    """Train `model` in place with AdamW, short warm-up, then linear decay to a tenth; prints its progress ten times."""
+    """Train `model` in place with AdamW, short warm-up, then linear decay to a tenth; prints its progress ten
+    times."""
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     begin_s = time.monotonic()
@@ -152,8 +160,8 @@ def train_base_model(
 ) -> None:
     """Make a base model and save it as an ordinary Hugging Face folder, published whole by one rename.
 
-    The defaults give about 125 thousand parameters, 347 thousand with `moe`. The same arguments give the same weights on the
-    same machine; the caller's torch generator is left as it was.
+    The defaults give about 125 thousand parameters, 347 thousand with `moe`. The same arguments give the same
+    weights on the same machine; the caller's torch generator is left as it was.
 
     Raises:
         ValueError: `output` exists already, or `steps` is not positive.
@@ -161,10 +169,14 @@ def train_base_model(
     if output.exists():
         raise ValueError(f"{output} exists already; choose another output folder or delete it first")
     if steps < 1:
-        raise ValueError(f"steps={steps}: a base model needs at least 1 step of training, 600 for a useful one")
+        raise ValueError(
+            f"steps={steps}: a base model needs at least 1 step of training, 600 for a useful one"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(hidden_size=hidden_size, num_layers=num_layers, tie_embeddings=tie_embeddings, moe=moe)
+        model = build_model(
+            hidden_size=hidden_size, num_layers=num_layers, tie_embeddings=tie_embeddings, moe=moe
+        )
     supervise(model, seed=seed, steps=steps)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{uuid4().hex[:8]}.tmp")

@@ -1,6 +1,6 @@
 """The typed configuration of a run, with one signature. settings.py reads it from files.
-
-Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL itself as the default.
+ Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL
+itself as the default.
 """
 
 import hashlib
@@ -8,8 +8,6 @@ import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from scalerl.algo.stability import AlarmKind
 
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
@@ -22,10 +20,19 @@ NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
 """Sections and settings that may change while a run goes on."""
 
 
+AlarmKind = Literal[
+    "truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "pass_rate", "not_finite"
+]
+
+"""What scalerl/alarms.py watches for."""
+
+
 class Section(BaseModel):
     """A frozen group of settings; keys it does not know are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+    )
 
 
 class ModelConfig(Section):
@@ -39,7 +46,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _head_fits_body(self) -> "ModelConfig":
         if self.dtype == "float32" and self.lm_head_precision != "fp32":
-            raise ValueError("lm_head_precision other than 'fp32' needs model.dtype='bfloat16': an fp32 body has an fp32 head")
+            raise ValueError(
+                "lm_head_precision other than 'fp32' needs model.dtype='bfloat16': an fp32 body has an fp32 head"
+            )
         return self
 
     @property
@@ -61,7 +70,8 @@ class DataConfig(Section):
     code_instruction: str = CODE_INSTRUCTION
     """Text appended to every code problem."""
     code_fraction: float | None = Field(None, gt=0, lt=1)
-    """Share of code among the prompts trained on, evenly interleaved. None: all prompts are one pool, whatever their task."""
+    """Share of code among the prompts trained on, evenly interleaved. None: all prompts are one pool,
+    whatever their task."""
 
 
 class LengthConfig(Section):
@@ -71,16 +81,19 @@ class LengthConfig(Section):
     length_control: Literal["interruption", "length_penalty", "none"] = "interruption"
     """Forced interruptions (ScaleRL), a penalty on long correct completions, or neither."""
     think_end: str = "</think>"
-    """Text that ends the thinking part; only what follows it is graded. Empty: the model does not think apart."""
+    """Text that ends the thinking part; only what follows it is graded. Empty: the model does not think
+    apart."""
     interruption_min_tokens: int = Field(10_000, ge=1)
     interruption_max_tokens: int = Field(12_000, ge=1)
-    """The thinking budget of each completion is uniform in [interruption_min_tokens, interruption_max_tokens]."""
+    """The thinking budget of each completion is uniform in [interruption_min_tokens,
+    interruption_max_tokens]."""
     interruption_text: str = INTERRUPTION_TEXT
     """Forced when the budget is used up; its tokens are masked out of the loss."""
     penalty_max_tokens: int = Field(14_000, ge=1)
     """L_max of the length penalty."""
     penalty_cache_tokens: int = Field(2_000, ge=1)
-    """L_cache of the length penalty: reward += clip((L_max - |y|) / L_cache - 1, -1, 0) on correct completions."""
+    """L_cache of the length penalty: reward += clip((L_max - |y|) / L_cache - 1, -1, 0) on correct
+    completions."""
 
     @property
     def max_completion_tokens(self) -> int:
@@ -107,7 +120,9 @@ class LengthConfig(Section):
                 f"({self.interruption_max_tokens}) <= max_thinking_tokens ({self.max_thinking_tokens})"
             )
         if not self.think_end or not self.interruption_text.rstrip().endswith(self.think_end):
-            raise ValueError(f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never graded")
+            raise ValueError(
+                f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never graded"
+            )
         return self
 
 
@@ -123,7 +138,8 @@ class AlgoConfig(Section):
     loss_aggregation: Literal["prompt", "sample", "token"] = "prompt"
     advantage_norm: Literal["batch", "prompt", "none"] = "batch"
     zero_variance: Literal["drop", "keep"] = "drop"
-    """What happens to prompts whose rewards are all equal: leave the loss and the effective batch, or stay."""
+    """What happens to prompts whose rewards are all equal: leave the loss and the effective batch, or
+    stay."""
     curriculum: Literal["no_positive_resampling", "uniform"] = "no_positive_resampling"
     curriculum_drop_pass_rate: float = Field(0.9, gt=0, le=1)
     """A prompt whose historical pass rate reaches this is dropped for good from later epochs."""
@@ -134,8 +150,8 @@ class AlgoConfig(Section):
 class OffPolicyConfig(Section):
     mode: Literal["pipeline_rl", "ppo_off_policy"] = "pipeline_rl"
     k: int = Field(8, ge=1)
-    """pipeline_rl: at most k steps between the policy of a token and the policy it trains. ppo_off_policy: k updates a rollout
-    phase with frozen weights, so at most k - 1."""
+    """pipeline_rl: at most k steps between the policy of a token and the policy it trains. ppo_off_policy: k
+    updates a rollout phase with frozen weights, so at most k - 1."""
 
     @property
     def max_off_policyness(self) -> int:
@@ -152,7 +168,9 @@ class BatchConfig(Section):
     @model_validator(mode="after")
     def _growth_fits(self) -> "BatchConfig":
         if self.max_prompts is not None and self.max_prompts < self.prompts:
-            raise ValueError(f"max_prompts ({self.max_prompts}) is below prompts ({self.prompts}): a batch can only grow")
+            raise ValueError(
+                f"max_prompts ({self.max_prompts}) is below prompts ({self.prompts}): a batch can only grow"
+            )
         return self
 
 
@@ -165,14 +183,16 @@ class OptimizerConfig(Section):
     warmup_steps: int = Field(100, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     plateau_window_steps: int = Field(100, ge=2)
-    """A plateau: the mean training pass rate of the last window is no better than that of the window before."""
+    """A plateau: the mean training pass rate of the last window is no better than that of the window
+    before."""
     plateau_learning_rate_factor: float = Field(1.0, gt=0, le=1)
     """Adaptive learning rate: multiplied by this at every plateau. 1: constant."""
 
 
 class GeneratorConfig(Section):
     num: int = Field(56, ge=1)
-    """Generator processes, each its own vLLM engine on disjoint prompt groups; with eight evaluators they fill 64 GPUs."""
+    """Generator processes, each its own vLLM engine on disjoint prompt groups; with eight evaluators they
+    fill 64 GPUs."""
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices an engine spans."""
     max_num_seqs: int = Field(256, ge=1)
@@ -187,7 +207,8 @@ class GeneratorConfig(Section):
     code_memory_mb: int = Field(1024, ge=64)
     """Address space of a program, MiB."""
     allow_weak_sandbox: bool = False
-    """Grade programs where bubblewrap does not work: they can then read and write every file that this user can."""
+    """Grade programs where bubblewrap does not work: they can then read and write every file that this user
+    can."""
 
 
 class TrainerConfig(Section):
@@ -213,7 +234,8 @@ class EvaluationConfig(Section):
 class BudgetConfig(Section):
     max_steps: int | None = Field(None, ge=0)
     max_gpu_hours: float | None = Field(None, gt=0)
-    """Generators, trainer and evaluators together, over all restarts; of a Slurm job, all its GPUs from its start to its end."""
+    """Generators, trainer and evaluators together, over all restarts; of a Slurm job, all its GPUs from its
+    start to its end."""
     sweep_max_gpu_hours: float | None = Field(None, gt=0)
     """Of all runs in the folder that holds the run's folder."""
 
@@ -234,7 +256,8 @@ class LaunchConfig(Section):
     max_restarts: int = Field(3, ge=0)
     """How often each role may die and be started again within one attempt before the run ends."""
     stop_deadline_s: float = Field(1800, gt=0)
-    """Time the trainer has to end its step and checkpoint when the run stops; a step of long completions takes many minutes."""
+    """Time the trainer has to end its step and checkpoint when the run stops; a step of long completions
+    takes many minutes."""
     evaluation_deadline_s: float = Field(14_400, gt=0)
     """Time the evaluators have, after the last step, for the evaluations still due."""
     wait_for_weights_s: float = Field(1800, gt=0)
@@ -244,7 +267,7 @@ class LaunchConfig(Section):
     distributed_timeout_s: float = Field(1800, gt=0)
     """Deadline of every collective between trainer ranks."""
     stop_on_alarm: list[AlarmKind] = []
-    """End the run when one of these alarms is raised; levels and advice: scalerl/algo/stability.py."""
+    """End the run when one of these alarms is raised; levels and advice: scalerl/alarms.py."""
 
 
 class LoggingConfig(Section):
@@ -282,9 +305,11 @@ class RunConfig(Section):
         return self
 
     def signature(self) -> str:
-        """12 hex digits that identify the run: equal for configs that train the same policy on the same devices.
+        """12 hex digits that identify the run: equal for configs that train the same policy on the same
+        devices.
 
-        A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension continues the same run.
+        A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension
+        continues the same run.
         """
         identity = self.model_dump(mode="json")
         for section, _, key in (name.partition(".") for name in NOT_IDENTITY):

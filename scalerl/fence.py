@@ -1,7 +1,6 @@
 """The fencing token of a run folder: only the newest attempt may publish.
-
-A supervisor claims the folder by raising the attempt number; every role carries the number it was started with and checks it
-before each publish, so that a left-over process of an earlier attempt can do no harm.
+ A supervisor claims the folder by raising the attempt number; every role carries the number it was started
+with and checks it before each publish, so that a left-over process of an earlier attempt can do no harm.
 """
 
 import os
@@ -39,11 +38,14 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
     """
     current = current_attempt(paths)
     if current != attempt:
-        raise StaleAttempt(f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops")
+        raise StaleAttempt(
+            f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops"
+        )
 
 
 def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
-    """Whether the supervisor of this attempt wants the trainer to end; that of an earlier one may still have been writing."""
+    """Whether the supervisor of this attempt wants the trainer to end; that of an earlier one may still have
+    been writing."""
     try:
         return read_json(paths.stop)["attempt"] == attempt
     except FileNotFoundError:
@@ -53,8 +55,8 @@ def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
 def end_if_stale(paths: RunPaths, attempt: int) -> None:
     """End this process, after a line on stdout, if its attempt is over.
 
-    The exit code is 0, for nothing failed: srun would answer a failure by killing the step of its number, and if Slurm has started
-    the job again, that is a step of the new attempt.
+    The exit code is 0, for nothing failed: srun would answer a failure by killing the step of its number, and
+    if Slurm has started the job again, that is a step of the new attempt.
     """
     try:
         check_attempt(paths, attempt)
@@ -66,8 +68,8 @@ def end_if_stale(paths: RunPaths, attempt: int) -> None:
 
 
 def end_when_stale(paths: RunPaths, attempt: int) -> None:
-    """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that Slurm can no longer
-    reach would hold its GPU for ever.
+    """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that
+    Slurm can no longer reach would hold its GPU for ever.
     """
 
     def watch() -> None:
@@ -80,7 +82,8 @@ def end_when_stale(paths: RunPaths, attempt: int) -> None:
 
 
 def _started_ticks(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; None if there is none. Process ids are used again."""
+    """When a process of this host started, in clock ticks since boot; None if there is none. Process ids are
+    used again."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -91,8 +94,8 @@ def _started_ticks(pid: int) -> int | None:
 def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0) -> int:
     """Take the folder over for this process and return the new attempt number.
 
-    `job_id` is the Slurm job this process runs in, `restarts` how often Slurm has started it again. An owner of another start of
-    the same job is dead, or cut off from Slurm and fenced off from now on.
+    `job_id` is the Slurm job this process runs in, `restarts` how often Slurm has started it again. An owner
+    of another start of the same job is dead, or cut off from Slurm and fenced off from now on.
 
     Raises:
         ValueError: another supervisor is alive in the folder, or is claiming it.

@@ -52,7 +52,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically and durably. NaN and infinities are refused: they are not JSON.
+    """Write `value` as indented JSON, atomically and durably. NaN and infinities are refused: they are not
+    JSON.
 
     Raises:
         ValueError: `value` holds a number that JSON cannot express.

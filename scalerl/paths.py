@@ -71,7 +71,8 @@ class RunPaths:
 
     @property
     def evaluations(self) -> Path:
-        """<step>.request.json from the trainer, evaluation_part(...) from every evaluator, <step>.json from evaluator 0."""
+        """<step>.request.json from the trainer, evaluation_part(...) from every evaluator, <step>.json from
+        evaluator 0."""
         return self.root / "evaluations"
 
     def evaluation_part(self, step: int, index: int, num: int) -> Path:

@@ -1,4 +1,5 @@
-"""From files to a RunConfig: TOML < `key=value` overrides, keys as dotted names, unknown ones refused with the nearest valid name."""
+"""From files to a RunConfig: TOML < `key=value` overrides, keys as dotted names, unknown ones refused with
+the nearest valid name."""
 
 import difflib
 import tomllib

@@ -1,4 +1,5 @@
-"""Fixtures that several test folders share: tiny policies, real engines, and a run folder whose trainer is the test."""
+"""Fixtures that several test folders share: tiny policies, real engines, and a run folder whose trainer is
+the test."""
 
 import os
 import time
@@ -16,13 +17,16 @@ from scalerl.fence import claim_attempt
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
-from scalerl.spool.policy import EvaluationRequest, PolicyManifest, publish_manifest, publish_weights, request_evaluation
+from scalerl.spool.admission import PolicyManifest, publish_manifest
+from scalerl.spool.evaluations import EvaluationRequest, request_evaluation
 from scalerl.spool.shards import Spool
+from scalerl.spool.weights import publish_weights
 from scalerl.verify.sandbox import Limits, Sandbox
 
 NUM_PROBLEMS = 7
 
-# CI tries the same examples every time; a developer's machine looks for new ones. Either may be too busy for a time limit.
+# CI tries the same examples every time; a developer's machine looks for new ones. Either may be too busy for
+# a time limit.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("developer", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
@@ -37,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOWER.index(folders[item]) + 1 if folders[item] in SLOWER else 0)
 
 
+@pytest.fixture
+def paths(tmp_path) -> RunPaths:
+    """The paths of a run folder that is not there yet."""
+    return RunPaths(tmp_path / "run")
+
+
 @pytest.fixture(scope="session")
 def bubblewrap() -> None:
     """For tests that run programs in the real sandbox: it works here."""
@@ -48,7 +58,8 @@ def bubblewrap() -> None:
 
 @pytest.fixture(scope="session")
 def write_policy() -> Callable[..., None]:
-    """write_policy(folder, seed=0, tie_embeddings=True, moe=False): a tiny Qwen3 of sharp random weights, arithmetic tokenizer."""
+    """write_policy(folder, seed=0, tie_embeddings=True, moe=False): a tiny Qwen3 of sharp random weights,
+    arithmetic tokenizer."""
 
     def write(folder: Path, *, seed: int = 0, tie_embeddings: bool = True, moe: bool = False) -> None:
         import torch
@@ -70,13 +81,20 @@ def write_policy() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def open_engine() -> Callable:
-    """open_engine(folder, policy_version=0, **options): a real SamplingEngine, in this process, as a context manager.
+    """open_engine(folder, policy_version=0, **options): a real SamplingEngine, in this process, as a context
+    manager.
 
     The first takes about ten seconds, every later one two. Only one may be open at a time.
     """
     from scalerl.inference.engine import EngineOptions, SamplingEngine
 
-    defaults = {"dtype": "float32", "fp32_head": True, "max_tokens": 256, "max_num_seqs": 64, "kv_cache_gb": 0.1}
+    defaults = {
+        "dtype": "float32",
+        "fp32_head": True,
+        "max_tokens": 256,
+        "max_num_seqs": 64,
+        "kv_cache_gb": 0.1,
+    }
     defaults |= {"temperature": 1.0, "seed": 1}
 
     @contextmanager
@@ -109,7 +127,12 @@ class FakeTrainer:
     def __init__(self, paths: RunPaths, config: RunConfig, write_policy: Callable[..., None]) -> None:
         self.paths, self.config, self.spool = paths, config, Spool(paths.spool)
         self.problems = [
-            Problem(prompt_id=f"p{number}", prompt=f"{number}+{number}?", answer=str(2 * number % 10), source="test")
+            Problem(
+                prompt_id=f"p{number}",
+                prompt=f"{number}+{number}?",
+                answer=str(2 * number % 10),
+                source="test",
+            )
             for number in range(NUM_PROBLEMS)
         ]
         write_problems(paths.root / "train.parquet", self.problems)

@@ -12,13 +12,21 @@ REPOSITORY = Path(__file__).parent.parent
 
 def test_scalerl_is_the_default():
     config = RunConfig()
-    assert (config.algo.loss_type, config.algo.loss_aggregation, config.algo.advantage_norm) == ("cispo", "prompt", "batch")
+    assert (config.algo.loss_type, config.algo.loss_aggregation, config.algo.advantage_norm) == (
+        "cispo",
+        "prompt",
+        "batch",
+    )
     assert (config.algo.zero_variance, config.algo.curriculum) == ("drop", "no_positive_resampling")
     assert (config.off_policy.mode, config.off_policy.max_off_policyness) == ("pipeline_rl", 8)
     assert config.model.generator_fp32_head and config.model.trainer_fp32_head
     assert config.batch.prompts * config.batch.generations_per_prompt == 768
     assert config.length.max_tokens == 16_384
-    assert (config.optimizer.learning_rate, config.optimizer.eps, config.optimizer.weight_decay) == (5e-7, 1e-15, 0.01)
+    assert (config.optimizer.learning_rate, config.optimizer.eps, config.optimizer.weight_decay) == (
+        5e-7,
+        1e-15,
+        0.01,
+    )
     assert config.generator.num + config.evaluation.num + config.trainer.num_ranks == 80
 
 
@@ -32,7 +40,10 @@ def test_scalerl_is_the_default():
         ("batch.prompts=2.5", "batch.prompts = 2.5"),
         ("algo.temperature=nan", "algo.temperature"),
         ("batch.max_prompts=4", "a batch can only grow"),
-        ("length.max_thinking_tokens=11000", "interruption_max_tokens (12000) <= max_thinking_tokens (11000)"),
+        (
+            "length.max_thinking_tokens=11000",
+            "interruption_max_tokens (12000) <= max_thinking_tokens (11000)",
+        ),
         ("length.interruption_text=stop", "must end with think_end"),
         ("trainer.micro_batch_tokens=100", "longest sequence"),
         ("nonsense", "key=value"),
@@ -112,12 +123,19 @@ def test_every_shipped_toml_loads():
         load_config([overlay])
 
 
-@pytest.mark.parametrize(("scale", "devices"), [("demo", 3), ("ablation", 80), ("loo", 80), ("16k", 80), ("100k", 80)])
+@pytest.mark.parametrize(
+    ("scale", "devices"), [("demo", 3), ("ablation", 80), ("loo", 80), ("16k", 80), ("100k", 80)]
+)
 def test_the_evaluators_of_every_scale_keep_up(scale, devices):
-    """By the estimate of sweeps/base.toml: an engine that only evaluates does five times what a generator does at the run's pace."""
-    config = load_config([REPOSITORY / "sweeps" / "base.toml", REPOSITORY / "sweeps" / "scale" / f"{scale}.toml"])
+    """By the estimate of sweeps/base.toml: an engine that only evaluates does five times what a generator
+    does at the run's pace."""
+    config = load_config(
+        [REPOSITORY / "sweeps" / "base.toml", REPOSITORY / "sweeps" / "scale" / f"{scale}.toml"]
+    )
     evaluation, batch = config.evaluation, config.batch
     assert config.trainer.num_ranks + config.generator.num + evaluation.num == devices
     a_generator_does = batch.prompts * batch.generations_per_prompt / config.generator.num
-    an_evaluator_must = evaluation.num_prompts * evaluation.samples_per_prompt / evaluation.num / evaluation.every_steps
+    an_evaluator_must = (
+        evaluation.num_prompts * evaluation.samples_per_prompt / evaluation.num / evaluation.every_steps
+    )
     assert an_evaluator_must < 5 * a_generator_does

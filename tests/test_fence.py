@@ -29,7 +29,15 @@ def paths(tmp_path):
 def own(paths, **owner):
     write_json(
         paths.attempt,
-        {"attempt": 3, "host": os.uname().nodename, "pid": 1, "started_ticks": -1, "job_id": None, "restarts": 0} | owner,
+        {
+            "attempt": 3,
+            "host": os.uname().nodename,
+            "pid": 1,
+            "started_ticks": -1,
+            "job_id": None,
+            "restarts": 0,
+        }
+        | owner,
     )
 
 
@@ -77,7 +85,11 @@ def test_a_later_start_of_the_same_slurm_job_takes_over_from_an_earlier_one(path
     process = subprocess.Popen(["sleep", "60"])
     ticks = int(Path(f"/proc/{process.pid}/stat").read_text().split()[21])
     own(paths, pid=process.pid, started_ticks=ticks, job_id="7", restarts=1)
-    for job_id, restarts in ((None, 0), ("8", 2), ("7", 1)):  # not in a job; another job; a second supervisor in the same start
+    for job_id, restarts in (
+        (None, 0),
+        ("8", 2),
+        ("7", 1),
+    ):  # not in a job; another job; a second supervisor in the same start
         with pytest.raises(ValueError, match="being run by"):
             claim_attempt(paths, job_id, restarts)
     assert claim_attempt(paths, "7", 2) == 4
@@ -104,7 +116,9 @@ fence.WATCH_S = 0.1
 fence.end_when_stale(RunPaths(Path({str(paths.root)!r})), 1)
 time.sleep(60)
 """
-    roles = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    roles = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     time.sleep(0.5)
     assert all(role.poll() is None for role in roles)
     release_attempt(paths, 1)

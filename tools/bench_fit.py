@@ -1,10 +1,9 @@
 """How fast are the fits?
 
     python tools/bench_fit.py
-
-One run of 75 points: least squares against the paper's grid done with scipy.optimize.curve_fit in every cell. Then fit
-and intervals (posterior, families, verdict) of 500 such runs. CPU seconds of one core, so that a busy machine does
-not blur the ratio. Exit code 1 if a target is missed.
+ One run of 75 points: least squares against the paper's grid done with scipy.optimize.curve_fit in every
+cell. Then fit and intervals (posterior, families, verdict) of 500 such runs. CPU seconds of one core, so that
+a busy machine does not blur the ratio. Exit code 1 if a target is missed.
 """
 
 import argparse
@@ -63,7 +62,9 @@ def sum_of_squares(curve: Sigmoid, compute: FloatArray, pass_rate: FloatArray) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=int, default=75)
     parser.add_argument("--runs", type=int, default=500)
     arguments = parser.parse_args()
@@ -77,7 +78,9 @@ def main() -> int:
     again = sum_of_squares(vectorised, compute, pass_rate)
     print(f"  the same grid, all cells at once {vectorised_s * 1e3:9.1f} ms  sum of squares {again:.8f}")
     print(f"  least squares by projection      {ours_s * 1e3:9.1f} ms  sum of squares {squares:.8f}")
-    print(f"  {grid_s / ours_s:.0f} times faster (target {MIN_SPEEDUP:.0f}); squares no larger: {squares <= grid_squares}")
+    print(
+        f"  {grid_s / ours_s:.0f} times faster (target {MIN_SPEEDUP:.0f}); squares no larger: {squares <= grid_squares}"
+    )
     runs = [simulate(arguments.points, seed) for seed in range(arguments.runs)]
     _, batch_s = timed(lambda: fit_batch(runs), repeats=1)
     print(f"fit and intervals of {arguments.runs} runs: {batch_s:.1f} s (target {MAX_BATCH_S:.0f} s for 500)")

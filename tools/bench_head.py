@@ -1,9 +1,8 @@
 """Peak memory and time of the trainer's chunked LM head against the plain one, forward and backward.
 
     python tools/bench_head.py --tokens 4096 --vocabulary 32768 --hidden 512 --chunk-tokens 512
-
-Each variant runs in a process of its own on the same numbers. On CPU the memory is the rise of the process's peak resident set
-during the pass, on a GPU that of the allocator's peak.
+ Each variant runs in a process of its own on the same numbers. On CPU the memory is the rise of the process's
+peak resident set during the pass, on a GPU that of the allocator's peak.
 """
 
 import argparse
@@ -35,8 +34,14 @@ def measure(variant: str, arguments: argparse.Namespace, results: Any) -> None:
     device = arguments.device
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, arguments.dtype)
-    hidden = torch.randn(arguments.tokens, arguments.hidden, generator=generator).to(device, dtype).requires_grad_()
-    weight = torch.nn.Parameter(torch.randn(arguments.vocabulary, arguments.hidden, generator=generator).to(device, dtype))
+    hidden = (
+        torch.randn(arguments.tokens, arguments.hidden, generator=generator)
+        .to(device, dtype)
+        .requires_grad_()
+    )
+    weight = torch.nn.Parameter(
+        torch.randn(arguments.vocabulary, arguments.hidden, generator=generator).to(device, dtype)
+    )
     targets = torch.randint(arguments.vocabulary, (arguments.tokens,), generator=generator).to(device)
     head = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=arguments.chunk_tokens))
     before_bytes, begin_s = peak_bytes(device), time.monotonic()
@@ -45,7 +50,13 @@ def measure(variant: str, arguments: argparse.Namespace, results: Any) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.monotonic() - begin_s
-    results.send({"peak_gb": (peak_bytes(device) - before_bytes) / 1e9, "seconds": seconds, "sum": logprobs.sum().item()})
+    results.send(
+        {
+            "peak_gb": (peak_bytes(device) - before_bytes) / 1e9,
+            "seconds": seconds,
+            "sum": logprobs.sum().item(),
+        }
+    )
 
 
 def run(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -58,13 +69,17 @@ def run(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--chunk-tokens", type=int, default=512)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     arguments = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     results: dict[str, Any] = {variant: run(variant, arguments) for variant in ("plain", "chunked")}

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""How far apart are generator and trainer on the same weights? |log pi_train - log pi_gen| a token, by the precision of body and LM head.
+"""How far apart are generator and trainer on the same weights? |log pi_train - log pi_gen| a token, by the
+precision of body and LM head.
 
     python tools/bench_precision.py --hidden 512 --layers 6 --vocabulary 65536
-
-Completions are sampled by the real vLLM engine and go through a step of the real ZeRO-3 engine at learning rate 0, each in a process of its
-own. The model is a Qwen3 of random weights whose LM head is scaled so that the logits have the given standard deviation, as sharp as those
-of a trained model: near-uniform logits would hide the head's rounding.
+ Completions are sampled by the real vLLM engine and go through a step of the real ZeRO-3 engine at learning
+rate 0, each in a process of its own. The model is a Qwen3 of random weights whose LM head is scaled so that
+the logits have the given standard deviation, as sharp as those of a trained model: near-uniform logits would
+hide the head's rounding.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def write_model(folder: Path, arguments: argparse.Namespace) -> None:
     )
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        model.lm_head.weight.normal_(std=arguments.logit_std / arguments.hidden**0.5)  # hidden states have a mean square of 1
+        model.lm_head.weight.normal_(
+            std=arguments.logit_std / arguments.hidden**0.5
+        )  # hidden states have a mean square of 1
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16())  # the same weights in either precision
     model.save_pretrained(folder)
@@ -101,7 +104,9 @@ def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[d
     return rows
 
 
-def train(setting: str, model: Path, arguments: argparse.Namespace, rows: list[dict[str, list]]) -> dict[str, float]:
+def train(
+    setting: str, model: Path, arguments: argparse.Namespace, rows: list[dict[str, list]]
+) -> dict[str, float]:
     """The statistics of one step at learning rate 0 on the completions."""
     from dataclasses import asdict
 
@@ -127,12 +132,15 @@ def train(setting: str, model: Path, arguments: argparse.Namespace, rows: list[d
         )
         for row in rows
     ]
-    batches = pack(sequences, budget_tokens=config.trainer.micro_batch_tokens, one_row=False, rank=0, world_size=1)
+    batches = pack(
+        sequences, budget_tokens=config.trainer.micro_batch_tokens, one_row=False, rank=0, world_size=1
+    )
     return asdict(engine.train(batches, learning_rate=0.0)) | {"tokens": num_tokens}
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns in a process of its own: an engine keeps global state, and its threads may not let a process end."""
+    """What `function` returns in a process of its own: an engine keeps global state, and its threads may not
+    let a process end."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_send, args=(sender, function, *arguments))
     process.start()
@@ -148,7 +156,9 @@ def _send(sender: Any, function: Callable[..., Any], *arguments: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=512, help="a multiple of 128")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=65_536)

@@ -2,9 +2,8 @@
 """How long does `scalerl status` take for a sweep of 500 runs, against a fake queue of that size?
 
     python tools/bench_status.py
-
-Needs no Slurm. The start of Python is included. Exit code 1 if the best of three takes two seconds of a core or more: wall time is
-shown too, but a busy machine blurs it.
+ Needs no Slurm. The start of Python is included. Exit code 1 if the best of three takes two seconds of a core
+or more: wall time is shown too, but a busy machine blurs it.
 """
 
 import argparse
@@ -17,10 +16,10 @@ import time
 from pathlib import Path
 
 from scalerl.files import write_json
-from scalerl.launch.folder import save_config
-from scalerl.launch.records import Submission, submissions_dir, write_submission
 from scalerl.paths import RunPaths
+from scalerl.run_folder import save_config
 from scalerl.settings import load_config
+from scalerl.sweep.submissions import Submission, submissions_dir, write_submission
 
 REPEATS = 3
 MAX_S = 2.0
@@ -30,11 +29,14 @@ HOURS = {"generator": 1200.0, "trainer": 30.5, "evaluator": 3.25, "idle": 0.75, 
 
 
 def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
-    """Run folders of one array: a fifth each finished, failed, running, pending and not started; the lines of squeue."""
+    """Run folders of one array: a fifth each finished, failed, running, pending and not started; the lines of
+    squeue."""
     names = [f"loss_type-recipe{number // 5}-seed{number % 5}" for number in range(num_runs)]
     submissions_dir(sweep_dir).mkdir(parents=True)
     submitted_s = time.time() - 3600
-    write_submission(sweep_dir, Submission(id="0000-x", job_name="sweep", runs=names, submitted_s=submitted_s, job_id="12"))
+    write_submission(
+        sweep_dir, Submission(id="0000-x", job_name="sweep", runs=names, submitted_s=submitted_s, job_id="12")
+    )
     lines = []
     for number, name in enumerate(names):
         paths = RunPaths(sweep_dir / name)
@@ -44,8 +46,21 @@ def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
         if state in ("running", "pending", "new"):
             lines.append(f"12_{number}|{'RUNNING' if state == 'running' else 'PENDING'}|Resources|sweep")
         if state in ("finished", "failed", "running"):
-            status = {"state": state, "reason": "", "final": False, "attempt": 1, "step": 120, "job_id": f"12_{number}"}
-            status |= {"updated_s": time.time(), "gpu_hours": HOURS, "latest": LATEST, "curve": CURVE, "last_error": None}
+            status = {
+                "state": state,
+                "reason": "",
+                "final": False,
+                "attempt": 1,
+                "step": 120,
+                "job_id": f"12_{number}",
+            }
+            status |= {
+                "updated_s": time.time(),
+                "gpu_hours": HOURS,
+                "latest": LATEST,
+                "curve": CURVE,
+                "last_error": None,
+            }
             write_json(paths.status, status | {"max_gpu_hours": 4000.0, "max_steps": None})
     return lines
 
@@ -71,7 +86,9 @@ def main() -> int:
         wall_s, core_s = [], []
         for _ in range(REPEATS):
             begin_s, begin_core_s = time.monotonic(), children_core_s()
-            table = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            table = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout
             wall_s.append(time.monotonic() - begin_s)
             core_s.append(children_core_s() - begin_core_s)
         assert len(table.splitlines()) == arguments.runs + 2

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How long does `scalerl sweep` take to plan 500 runs, before and after their submission, against a fake queue of that size?
+"""How long does `scalerl sweep` take to plan 500 runs, before and after their submission, against a fake
+queue of that size?
 
     python tools/bench_sweep.py
 
@@ -33,7 +34,10 @@ def write_inputs(folder: Path) -> list[str]:
     prepare_arithmetic(folder / "data", count=100, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
-    return [f"model.path={folder}/model", *(f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout"))]
+    return [
+        f"model.path={folder}/model",
+        *(f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout")),
+    ]
 
 
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
@@ -48,9 +52,21 @@ def main() -> int:
         for program, line in FAKE.items():
             (folder / program).write_text(f"#!/bin/sh\n{line.format(folder=folder)}\n")
             (folder / program).chmod(0o755)
-        (folder / "queue").write_text("".join(f"12_{task}|PENDING|Priority|sweep\n" for task in range(NUM_RUNS)))
+        (folder / "queue").write_text(
+            "".join(f"12_{task}|PENDING|Priority|sweep\n" for task in range(NUM_RUNS))
+        )
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
-        command = [sys.executable, "-m", "scalerl", "sweep", str(AXIS), "--seeds", str(NUM_SEEDS), "--dir", f"{folder}/sweep"]
+        command = [
+            sys.executable,
+            "-m",
+            "scalerl",
+            "sweep",
+            str(AXIS),
+            "--seeds",
+            str(NUM_SEEDS),
+            "--dir",
+            f"{folder}/sweep",
+        ]
         command += ["--cluster", "slurm", "--yes", *write_inputs(folder)]
         new_s = min(timed([*command, "--dry-run"], environment)[0] for _ in range(REPEATS))
         submit_s, _ = timed(command, environment)

@@ -1,10 +1,10 @@
 """Do 90 % intervals of A hold A in 90 % of simulated runs, where the verdict is "identified"?
 
     python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000] [--wander .0055]
-
-Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and white
-scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of that sd and correlation
-length .2 in log compute, as the published runs do: parameters are then less well known than the intervals say.
+ Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn)
+and white scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process
+of that sd and correlation length .2 in log compute, as the published runs do: parameters are then less well
+known than the intervals say.
 """
 
 import argparse
@@ -78,11 +78,15 @@ def coverage(num_runs: int, compute: FloatArray, seed: int = 0, wander_sd: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--points", type=int, default=75)
     parser.add_argument("--window", type=float, nargs=2, default=(1000.0, 16_000.0), help="GPU-hours")
-    parser.add_argument("--wander", type=float, default=0.0, help="sd of a wander about the sigmoid, in pass rate")
+    parser.add_argument(
+        "--wander", type=float, default=0.0, help="sd of a wander about the sigmoid, in pass rate"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     compute = np.linspace(*arguments.window, arguments.points)

@@ -2,9 +2,9 @@
 
     python tools/learn_prior.py                    # the learnt numbers
     python tools/learn_prior.py --leave-one-out    # README's table: every figure predicted from the others
-
-What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best score
-when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned per curve.
+ What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best
+score when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned
+per curve.
 """
 
 import argparse
@@ -27,7 +27,8 @@ POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_
 WANDER_SDS = (0.0035, 0.0045, 0.0055, 0.0065, 0.008)
 WANDER_LENGTHS = (0.2, 0.3, 0.5)
 SCATTERS = (0.6, 0.8)
-"""The score is flat below and learns whatever is the least; the published extrapolations are predicted no better."""
+"""The score is flat below and learns whatever is the least; the published extrapolations are predicted no
+better."""
 DRIFTS = tuple(np.arange(0.004, 0.0201, 0.001).round(3))
 """Never none: the cuts reach only three times beyond their windows, and the tool will be asked for more."""
 CUTS = (0.35, 0.5, 0.65)
@@ -85,7 +86,8 @@ def learn(runs: list[PublishedRun]) -> Prior:
     prior = replace(
         PUBLISHED,
         log_b_mean=log_b.mean(),
-        log_b_scale=log_b.std(ddof=1) / np.sqrt(2),  # a Student-t of 4 degrees of freedom has sd sqrt(2) * scale
+        log_b_scale=log_b.std(ddof=1)
+        / np.sqrt(2),  # a Student-t of 4 degrees of freedom has sd sqrt(2) * scale
         gain_mean=gain.mean(),
         gain_sd=gain.std(ddof=1),
         white_scatter=float(np.median(scatters)),
@@ -101,7 +103,8 @@ def learn(runs: list[PublishedRun]) -> Prior:
 
 
 def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
-    """Mean continuous ranked probability score of what lies behind a cut, predicted from what lies before it."""
+    """Mean continuous ranked probability score of what lies behind a cut, predicted from what lies before
+    it."""
     scores = []
     for run, mask in cuts(runs):
         shown = fit_posterior(run.window(mask), prior)[1].evaluations(run.compute[~mask])
@@ -110,7 +113,8 @@ def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
 
 
 def crps(draws: FloatArray, observed: FloatArray) -> FloatArray:
-    """E|X - observed| - E|X - X'| / 2 of each column of `draws` [draws, points] (Gneiting and Raftery 2007, section 4.2)."""
+    """E|X - observed| - E|X - X'| / 2 of each column of `draws` [draws, points] (Gneiting and Raftery 2007,
+    section 4.2)."""
     ordered = np.sort(draws, axis=0)
     n = len(ordered)
     spread = (2 * np.arange(1, n + 1) - n - 1) @ ordered / n**2
@@ -147,7 +151,8 @@ def cuts(runs: list[PublishedRun]) -> list[tuple[PublishedRun, FloatArray]]:
 
 @dataclass(frozen=True)
 class Score:
-    """Extrapolation of one published curve: RMSE by estimator; points and those inside the default's intervals."""
+    """Extrapolation of one published curve: RMSE by estimator; points and those inside the default's
+    intervals."""
 
     figure: str
     run: str
@@ -157,7 +162,8 @@ class Score:
 
 
 def leave_one_figure_out(runs: list[PublishedRun]) -> list[Score]:
-    """Predict every curve with three or more extrapolation points, the prior learnt from the other figures."""
+    """Predict every curve with three or more extrapolation points, the prior learnt from the other
+    figures."""
     long = [run for run in runs if (~run.fitted).sum() >= 3]
     priors = {figure: learn(others(runs, figure)) for figure in {run.figure for run in long}}
     return [_score(run, priors[run.figure]) for run in long]
@@ -168,7 +174,9 @@ def _score(run: PublishedRun, prior: Prior) -> Score:
     rmse = {}
     for estimator in ("paper", "least_squares", "default"):
         start = MIN_GPU_HOURS if estimator == "paper" else 0.0
-        prediction = fit_curve(run.window(run.fitted & (run.compute >= start)), estimator, prior).predict(later)
+        prediction = fit_curve(run.window(run.fitted & (run.compute >= start)), estimator, prior).predict(
+            later
+        )
         rmse[estimator] = float(np.sqrt(np.mean((prediction.predicted - observed) ** 2)))
     inside = (observed >= prediction.lo90) & (observed <= prediction.hi90)
     return Score(run.figure, run.run, rmse, len(later), int(inside.sum()))
@@ -190,7 +198,9 @@ def print_table(scores: list[Score]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=Path, default=POINTS, help="published points (CSV)")
     parser.add_argument("--leave-one-out", action="store_true", help="predict every figure from the others")
     arguments = parser.parse_args()

@@ -13,9 +13,9 @@ from scalerl.curve.alternatives import power_law
 from scalerl.curve.compare import linearised_slope
 from scalerl.curve.estimators import fit_curve
 from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.robustness import cut
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window
-from scalerl.curve.windows import cut
 
 POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_points.csv"
 ROBUSTNESS = (  # start, end in GPU-hours; published A, B
@@ -25,7 +25,8 @@ ROBUSTNESS = (  # start, end in GPU-hours; published A, B
     (5000, 50_000, 0.645, 1.67),
 )
 POWER_LAW = ((1500, 50_000, 1.0), (5000, 50_000, 0.74), (30_000, 60_000, 0.65))
-"""start, end, published A. The third window is not stated in our notes of the paper; this one gives its value."""
+"""start, end, published A. The third window is not stated in our notes of the paper; this one gives its
+value."""
 SLOPES = {"ScaleRL": 2.01, "prompt-adv-norm": 1.82, "length-penalty": 1.75}
 COMMON_A = 0.605
 LOO_END = 8000
@@ -73,11 +74,15 @@ def _fixed_a(part: Window) -> float:
 def main() -> None:
     print("| window (GPU-hours) | published A / B | least squares A / B | default A / B |\n|---|---|---|---|")
     for start, end, a, b, least, ours in robustness():
-        print(f"| {start}-{end} | {a:.3f} / {b:.2f} | {least.a:.3f} / {least.b:.2f} | {ours.a:.3f} / {ours.b:.2f} |")
+        print(
+            f"| {start}-{end} | {a:.3f} / {b:.2f} | {least.a:.3f} / {least.b:.2f} | {ours.a:.3f} / {ours.b:.2f} |"
+        )
     print("\n| power law on | published A | ours |\n|---|---|---|")
     for start, end, a, ceiling in power_law_ceilings():
         print(f"| {start}-{end} | {a:.2f} | {ceiling:.2f} |")
-    print(f"\n| LOO run | published B | linearised slope (A = {COMMON_A}) | least squares with that A |\n|---|---|---|---|")
+    print(
+        f"\n| LOO run | published B | linearised slope (A = {COMMON_A}) | least squares with that A |\n|---|---|---|---|"
+    )
     for run, (published, slope, fixed) in slopes().items():
         print(f"| {run} | {published:.2f} | {slope:.2f} | {fixed:.2f} |")
 

@@ -2,8 +2,8 @@
 """What of a study is small enough to commit: tables and one figure of its metrics, no weights, no rollouts.
 
     python tools/study_results.py runs/study sweeps/study
-
-Needs fits/ and fits-steps/ in the study, as tools/study.sh makes them. Prints the table of recipes in Markdown.
+ Needs fits/ and fits-steps/ in the study, as tools/study.sh makes them. Prints the table of recipes in
+Markdown.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from scalerl.fits.figures import COLOURS, save
 from scalerl.fits.inputs import split_name
-from scalerl.launch.states import sweep_states
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.sweep.states import sweep_states
 
 BASELINE = "ScaleRL"
 PANELS = {
@@ -34,7 +34,15 @@ PANELS = {
 """Part of the figure -> recipes drawn in it beside the baseline."""
 LAST_EVALUATIONS = 3
 """The final pass rate is the mean of as many evaluations: one of them is uncertain by about .015."""
-EVALUATION_COLUMNS = ["step", "gpu_hours", "tokens", "pass_rate", "num_prompts", "samples_per_prompt", "truncation_rate"]
+EVALUATION_COLUMNS = [
+    "step",
+    "gpu_hours",
+    "tokens",
+    "pass_rate",
+    "num_prompts",
+    "samples_per_prompt",
+    "truncation_rate",
+]
 STEP_MEANS = ["log_ratio_mean", "clip_fraction", "entropy", "off_policyness_mean", "grad_norm"]
 TABLES = ("fits.csv", "ranking.csv", "pairs.csv")
 
@@ -51,12 +59,17 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         evaluations = pd.DataFrame([row for row in rows if row["kind"] == "eval"])
         run: dict[str, Any] = name | {"state": state.state, "reason": state.reason, "steps": len(steps)}
         if len(steps):
-            run |= {column: steps[column].mean() for column in STEP_MEANS} | {"log_ratio_max": steps.log_ratio_max.max()}
+            run |= {column: steps[column].mean() for column in STEP_MEANS} | {
+                "log_ratio_max": steps.log_ratio_max.max()
+            }
         if len(evaluations) > LAST_EVALUATIONS:
             evaluations = evaluations.sort_values("step")
             curves.append(evaluations[EVALUATION_COLUMNS].assign(**name))
             run |= {"gpu_hours": evaluations.gpu_hours.iloc[-1], "r0": evaluations.pass_rate.iloc[0]}
-            run |= {"final": evaluations.pass_rate.iloc[-LAST_EVALUATIONS:].mean(), "mean": evaluations.pass_rate.iloc[1:].mean()}
+            run |= {
+                "final": evaluations.pass_rate.iloc[-LAST_EVALUATIONS:].mean(),
+                "mean": evaluations.pass_rate.iloc[1:].mean(),
+            }
         runs.append(run)
     if not curves:
         raise ValueError(
@@ -67,14 +80,19 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a recipe. final: pass rate of the last evaluations; mean: over the whole curve, which tells the faster from the slower.
+    """One row a recipe. final: pass rate of the last evaluations; mean: over the whole curve, which tells the
+    faster from the slower.
 
-    Differences are to the baseline, their standard errors from the sd between seeds, pooled over all recipes. Only finished runs
-    of full length count: the last pass rates of one that ended early are not its final ones.
+    Differences are to the baseline, their standard errors from the sd between seeds, pooled over all recipes.
+    Only finished runs of full length count: the last pass rates of one that ended early are not its final
+    ones.
     """
     measured = runs[runs.final.notna() & (runs.state == "finished") & (runs.steps == runs.steps.max())]
     table = measured.groupby("recipe").agg(
-        runs=("final", "size"), final=("final", "mean"), mean=("mean", "mean"), gpu_hours=("gpu_hours", "mean")
+        runs=("final", "size"),
+        final=("final", "mean"),
+        mean=("mean", "mean"),
+        gpu_hours=("gpu_hours", "mean"),
     )
     for column in ("final", "mean"):
         groups = measured.groupby("recipe")[column]
@@ -90,7 +108,10 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     header = ["recipe", *table.columns]
     lines = [header, ["---"] * len(header)]
-    lines += [[str(name), *(_cell(value) for value in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    lines += [
+        [str(name), *(_cell(value) for value in row)]
+        for name, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -120,7 +141,9 @@ def draw(curves: pd.DataFrame) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args(argv)

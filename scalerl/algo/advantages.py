@@ -18,9 +18,11 @@ def advantages(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centre the rewards of each prompt and normalise them.
 
-    rewards: [prompts, completions]. norm: "prompt" divides by the standard deviation of the group, "batch" by that of all kept
-    advantages of the batch, "none" by nothing (Dr. GRPO). Standard deviations are of the population; one of zero gives zeros.
-    zero_variance: "drop" takes the prompts whose rewards are all equal out of the batch, and so out of its standard deviation.
+    rewards: [prompts, completions]. norm: "prompt" divides by the standard deviation of the group, "batch" by
+    that of all kept advantages of the batch, "none" by nothing (Dr. GRPO). Standard deviations are of the
+    population; one of zero gives zeros.
+    zero_variance: "drop" takes the prompts whose rewards are all equal out of the batch, and so out of its
+    standard deviation.
 
     Returns:
         (advantages [prompts, completions], kept [prompts] bool); a prompt that is not kept has zeros.

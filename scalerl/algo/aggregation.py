@@ -5,13 +5,17 @@ from typing import Literal
 import numpy as np
 
 
-def token_weights(num_loss_tokens: np.ndarray, aggregation: Literal["prompt", "sample", "token"]) -> np.ndarray:
-    """The weight of every loss token of each completion, so that the sum of weight x loss is the aggregated loss.
+def token_weights(
+    num_loss_tokens: np.ndarray, aggregation: Literal["prompt", "sample", "token"]
+) -> np.ndarray:
+    """The weight of every loss token of each completion, so that the sum of weight x loss is the aggregated
+    loss.
 
-    num_loss_tokens: [prompts, completions], tokens that were sampled, not forced; forced tokens count in no mean, and neither do
-    completions or prompts without loss tokens. All prompts of the step must be given: the denominators are global.
-    aggregation: "sample" is the mean over a completion's tokens, then over completions; "prompt" the mean over all tokens of a
-    prompt, then over prompts (ScaleRL); "token" the mean over all tokens of the batch.
+    num_loss_tokens: [prompts, completions], tokens that were sampled, not forced; forced tokens count in no
+    mean, and neither do completions or prompts without loss tokens. All prompts of the step must be given:
+    the denominators are global.
+    aggregation: "sample" is the mean over a completion's tokens, then over completions; "prompt" the mean
+    over all tokens of a prompt, then over prompts (ScaleRL); "token" the mean over all tokens of the batch.
 
     Returns:
         [prompts, completions], 0 where a completion has no loss tokens.
@@ -20,7 +24,9 @@ def token_weights(num_loss_tokens: np.ndarray, aggregation: Literal["prompt", "s
         denominators = num_loss_tokens * np.count_nonzero(num_loss_tokens)
     elif aggregation == "prompt":
         tokens_of_prompt = num_loss_tokens.sum(axis=1, keepdims=True)
-        denominators = np.broadcast_to(tokens_of_prompt * np.count_nonzero(tokens_of_prompt), num_loss_tokens.shape)
+        denominators = np.broadcast_to(
+            tokens_of_prompt * np.count_nonzero(tokens_of_prompt), num_loss_tokens.shape
+        )
     else:
         denominators = np.full(num_loss_tokens.shape, num_loss_tokens.sum())
     return np.divide(1.0, denominators, out=np.zeros(num_loss_tokens.shape), where=num_loss_tokens > 0)

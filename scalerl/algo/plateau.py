@@ -1,4 +1,5 @@
-"""When training has stopped to improve: the trigger of the adaptive learning rate and of the dynamic batch size."""
+"""When training has stopped to improve: the trigger of the adaptive learning rate and of the dynamic batch
+size."""
 
 from collections.abc import Sequence
 
@@ -6,7 +7,8 @@ from collections.abc import Sequence
 def on_plateau(pass_rates: Sequence[float], window_steps: int) -> bool:
     """Whether the mean of the last `window_steps` pass rates is no better than that of the window before.
 
-    pass_rates: one a step, oldest first, since the start or the last plateau; with fewer than two windows there is no plateau.
+    pass_rates: one a step, oldest first, since the start or the last plateau; with fewer than two windows
+    there is no plateau.
     """
     if len(pass_rates) < 2 * window_steps:
         return False

@@ -1,4 +1,5 @@
-"""The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no torch.
+"""The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no
+torch.
 
 scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit
 """

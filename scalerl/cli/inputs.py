@@ -5,15 +5,28 @@ from pathlib import Path
 
 
 def add_prepare(commands) -> None:
-    parser = commands.add_parser("prepare", help="problem files -> train.parquet, heldout.parquet, report.json")
+    parser = commands.add_parser(
+        "prepare", help="problem files -> train.parquet, heldout.parquet, report.json"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, nargs="+", metavar="FILE", help="JSON, JSONL or Parquet problem sets")
-    source.add_argument("--generate", choices=["arithmetic"], help="make a task instead: left-to-right chains modulo 10")
+    source.add_argument(
+        "--input", type=Path, nargs="+", metavar="FILE", help="JSON, JSONL or Parquet problem sets"
+    )
+    source.add_argument(
+        "--generate", choices=["arithmetic"], help="make a task instead: left-to-right chains modulo 10"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--heldout-fraction", type=float, default=0.02, help="share of prompts held out, by a hash of the prompt")
+    parser.add_argument(
+        "--heldout-fraction",
+        type=float,
+        default=0.02,
+        help="share of prompts held out, by a hash of the prompt",
+    )
     parser.add_argument("--tokenizer", metavar="DIR", help="count prompt tokens with this model's tokenizer")
     parser.add_argument("--max-prompt-tokens", type=int, help="drop longer prompts (with --tokenizer)")
-    parser.add_argument("--instruction", default="", help="with --tokenizer: data.instruction of the run, counted too")
+    parser.add_argument(
+        "--instruction", default="", help="with --tokenizer: data.instruction of the run, counted too"
+    )
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
     parser.add_argument("--min-steps", type=int, default=1, help="with --generate: shortest chain")
@@ -26,7 +39,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from scalerl.data.prepare import prepare, prepare_arithmetic
 
     if arguments.generate and (arguments.tokenizer or arguments.max_prompt_tokens or arguments.strict):
-        raise ValueError("--generate makes valid problems: --tokenizer, --max-prompt-tokens and --strict go with --input")
+        raise ValueError(
+            "--generate makes valid problems: --tokenizer, --max-prompt-tokens and --strict go with --input"
+        )
     if arguments.generate:
         report = prepare_arithmetic(
             arguments.output,
@@ -37,7 +52,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
             heldout_fraction=arguments.heldout_fraction,
         )
     elif (arguments.tokenizer is None) != (arguments.max_prompt_tokens is None):
-        raise ValueError("--tokenizer and --max-prompt-tokens go together: the one counts what the other limits")
+        raise ValueError(
+            "--tokenizer and --max-prompt-tokens go together: the one counts what the other limits"
+        )
     else:
         report = prepare(
             arguments.input,
@@ -54,17 +71,23 @@ def _token_counter(arguments: argparse.Namespace):
     from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.tokenizer)
-    encoder = PromptEncoder(tokenizer, instruction=arguments.instruction, max_prompt_tokens=arguments.max_prompt_tokens)
+    encoder = PromptEncoder(
+        tokenizer, instruction=arguments.instruction, max_prompt_tokens=arguments.max_prompt_tokens
+    )
     return encoder.count_tokens
 
 
 def add_base(commands) -> None:
-    parser = commands.add_parser("base", help="train a tiny base model on noisy arithmetic, in about a minute on one core")
+    parser = commands.add_parser(
+        "base", help="train a tiny base model on noisy arithmetic, in about a minute on one core"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--untied", action="store_true", help="give the LM head weights of its own")
-    parser.add_argument("--moe", action="store_true", help="a mixture of 8 experts, 2 for a token, instead of a dense model")
+    parser.add_argument(
+        "--moe", action="store_true", help="a mixture of 8 experts, 2 for a token, instead of a dense model"
+    )
     parser.set_defaults(command=_base)
 
 
@@ -72,6 +95,10 @@ def _base(arguments: argparse.Namespace) -> None:
     from scalerl.base_model import train_base_model
 
     train_base_model(
-        arguments.output, seed=arguments.seed, steps=arguments.steps, tie_embeddings=not arguments.untied, moe=arguments.moe
+        arguments.output,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        tie_embeddings=not arguments.untied,
+        moe=arguments.moe,
     )
     print(f"base model: {arguments.output}")

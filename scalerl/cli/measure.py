@@ -10,7 +10,9 @@ from scalerl.cli.options import add_overrides
 def add_evaluate(commands) -> None:
     parser = commands.add_parser("evaluate", help="mean@k of a model on prepared problems")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="Parquet file from `scalerl prepare`")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="Parquet file from `scalerl prepare`"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--samples-per-prompt", type=int, default=16)
     parser.add_argument("--config", type=Path, help="TOML file for lengths, precision and instruction")
@@ -25,7 +27,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
     if arguments.samples_per_prompt < 1:
         raise ValueError(f"--samples-per-prompt {arguments.samples_per_prompt}: at least 1 is needed")
-    summary = evaluate_model(arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt)
+    summary = evaluate_model(
+        arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt
+    )
     print(json.dumps(summary, indent=1))
 
 
@@ -33,7 +37,9 @@ def add_verify(commands) -> None:
     parser = commands.add_parser("verify", help="grade rows of (response, answer)")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSONL or Parquet")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--think-end", default="", help="grade only what follows this text, such as '</think>'")
+    parser.add_argument(
+        "--think-end", default="", help="grade only what follows this text, such as '</think>'"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout-s", type=float, default=0.5, help="per answer")
     parser.set_defaults(command=_verify)
@@ -43,7 +49,11 @@ def _verify(arguments: argparse.Namespace) -> None:
     from scalerl.verify.files import verify_file
 
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    print(verify_file(arguments.input, arguments.output, arguments.think_end, arguments.workers, arguments.timeout_s))
+    print(
+        verify_file(
+            arguments.input, arguments.output, arguments.think_end, arguments.workers, arguments.timeout_s
+        )
+    )
 
 
 def add_fit(commands) -> None:

@@ -11,20 +11,27 @@ from scalerl.cli.options import add_site
 
 def add_run(commands) -> None:
     parser = commands.add_parser("run", help="one run: start it, or continue the one in --dir")
-    parser.add_argument("settings", nargs="+", metavar="FILE.toml|key=value", help="later ones win; such as budget.max_steps=200")
+    parser.add_argument(
+        "settings",
+        nargs="+",
+        metavar="FILE.toml|key=value",
+        help="later ones win; such as budget.max_steps=200",
+    )
     parser.add_argument("--dir", type=Path, required=True, metavar="RUN_DIR")
     parser.set_defaults(command=_run, overrides=[])
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from scalerl.launch.folder import read_config
     from scalerl.launch.supervisor import run
     from scalerl.paths import RunPaths
+    from scalerl.run_folder import read_config
     from scalerl.settings import load_config
 
     paths = RunPaths(arguments.dir)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and paths.config.exists():
-        return run(read_config(paths), paths)  # weeks may lie between two starts of a job, and its files may have been edited
+        return run(
+            read_config(paths), paths
+        )  # weeks may lie between two starts of a job, and its files may have been edited
     settings = [*arguments.settings, *arguments.overrides]
     files = [Path(text) for text in settings if "=" not in text]
     return run(load_config(files, [text for text in settings if "=" in text]), paths)
@@ -34,7 +41,9 @@ def add_role(commands) -> None:
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
     parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
     parser.add_argument(
-        "--index", type=int, help="trainer rank (default: that of the srun task), or number of the generator or evaluator"
+        "--index",
+        type=int,
+        help="trainer rank (default: that of the srun task), or number of the generator or evaluator",
     )
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
@@ -80,13 +89,18 @@ def add_status(commands) -> None:
     parser = commands.add_parser("status", help="a table of the runs of a sweep, or everything about one run")
     parser.add_argument("folder", type=Path, metavar="SWEEP_OR_RUN_DIR")
     parser.add_argument(
-        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="show it again every SECONDS (5), until Ctrl-C"
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every SECONDS (5), until Ctrl-C",
     )
     parser.set_defaults(command=_status)
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from scalerl.launch.status import show
+    from scalerl.sweep.status import show
 
     show(arguments.folder, arguments.watch)
 
@@ -100,7 +114,7 @@ def add_doctor(commands) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from scalerl.launch import doctor
-    from scalerl.launch.site import load_site
+    from scalerl.cluster import doctor
+    from scalerl.cluster.site import load_site
 
     return doctor.main(load_site(arguments.site))

@@ -7,17 +7,33 @@ from scalerl.cli.options import add_overrides, add_site
 
 
 def add_sweep(commands) -> None:
-    parser = commands.add_parser("sweep", help="an axis as a grid of runs: a Slurm array, or one after the other on this machine")
+    parser = commands.add_parser(
+        "sweep", help="an axis as a grid of runs: a Slurm array, or one after the other on this machine"
+    )
     parser.add_argument("axis", type=Path, help="TOML file, such as sweeps/loss_type.toml")
-    parser.add_argument("--scale", default="demo", help="overlay sweeps/scale/SCALE.toml over sweeps/base.toml")
+    parser.add_argument(
+        "--scale", default="demo", help="overlay sweeps/scale/SCALE.toml over sweeps/base.toml"
+    )
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--dir", type=Path, metavar="SWEEP_DIR", help="default: sweeps/AXIS in the site's runs_dir")
+    parser.add_argument(
+        "--dir", type=Path, metavar="SWEEP_DIR", help="default: sweeps/AXIS in the site's runs_dir"
+    )
     parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
     add_site(parser)
-    parser.add_argument("--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)")
+    parser.add_argument(
+        "--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)"
+    )
     parser.add_argument("--retry", action="store_true", help="also submit again what failed or was stopped")
-    parser.add_argument("--max-gpu-hours", type=float, metavar="H", help="of the whole sweep; a run stops when it is used up")
-    parser.add_argument("--confirm-above", type=float, default=1000, metavar="GPU_HOURS", help="ask before more (default 1000)")
+    parser.add_argument(
+        "--max-gpu-hours", type=float, metavar="H", help="of the whole sweep; a run stops when it is used up"
+    )
+    parser.add_argument(
+        "--confirm-above",
+        type=float,
+        default=1000,
+        metavar="GPU_HOURS",
+        help="ask before more (default 1000)",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print grid and forecast and start nothing")
     add_overrides(parser)
@@ -25,12 +41,14 @@ def add_sweep(commands) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from scalerl.launch.launcher import Sweep, launch, on_slurm
-    from scalerl.launch.site import load_site
-    from scalerl.sweep import grid, scale_file
+    from scalerl.cluster.site import load_site
+    from scalerl.sweep.grid import grid, scale_file
+    from scalerl.sweep.launcher import Sweep, launch, on_slurm
 
     if arguments.throttle is not None and arguments.throttle < 1:
-        raise ValueError(f"--throttle {arguments.throttle}: at least 1 is needed; leave it out for as many as Slurm starts")
+        raise ValueError(
+            f"--throttle {arguments.throttle}: at least 1 is needed; leave it out for as many as Slurm starts"
+        )
     if arguments.max_gpu_hours is not None:
         arguments.overrides.append(f"budget.sweep_max_gpu_hours={arguments.max_gpu_hours}")
     base = [arguments.axis.parent / "base.toml", scale_file(arguments.axis.parent, arguments.scale)]
@@ -45,36 +63,64 @@ def _sweep(arguments: argparse.Namespace) -> int:
         throttle=arguments.throttle,
         retry=arguments.retry,
     )
-    return launch(sweep, confirm_above_gpu_hours=arguments.confirm_above, yes=arguments.yes, dry_run=arguments.dry_run)
+    return launch(
+        sweep, confirm_above_gpu_hours=arguments.confirm_above, yes=arguments.yes, dry_run=arguments.dry_run
+    )
 
 
 def add_extend(commands) -> None:
-    parser = commands.add_parser("extend", help="let finished runs go on to a larger budget, foretelling them first")
+    parser = commands.add_parser(
+        "extend", help="let finished runs go on to a larger budget, foretelling them first"
+    )
     parser.add_argument("folder", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument(
-        "--to", type=float, required=True, metavar="GPU_HOURS", help="the new budget of each run; max_steps is removed"
+        "--to",
+        type=float,
+        required=True,
+        metavar="GPU_HOURS",
+        help="the new budget of each run; max_steps is removed",
     )
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--top", type=int, metavar="N", help="the N best recipes, with all their seeds (default: every run)")
-    chosen.add_argument("--recipe", nargs="+", default=[], metavar="NAME", help="these recipes, with all their seeds")
+    chosen.add_argument(
+        "--top", type=int, metavar="N", help="the N best recipes, with all their seeds (default: every run)"
+    )
+    chosen.add_argument(
+        "--recipe", nargs="+", default=[], metavar="NAME", help="these recipes, with all their seeds"
+    )
     rankings = ["prediction", "ceiling"]
     parser.add_argument(
-        "--by", choices=rankings, default="prediction", help="--top ranks by the pass rate foretold at --to, or by A"
+        "--by",
+        choices=rankings,
+        default="prediction",
+        help="--top ranks by the pass rate foretold at --to, or by A",
     )
-    parser.add_argument("--sweep-max-gpu-hours", type=float, metavar="H", help="a new budget of the whole sweep, if it has one")
+    parser.add_argument(
+        "--sweep-max-gpu-hours",
+        type=float,
+        metavar="H",
+        help="a new budget of the whole sweep, if it has one",
+    )
     parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
     add_site(parser)
-    parser.add_argument("--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)")
-    parser.add_argument("--confirm-above", type=float, default=1000, metavar="GPU_HOURS", help="ask before more (default 1000)")
+    parser.add_argument(
+        "--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)"
+    )
+    parser.add_argument(
+        "--confirm-above",
+        type=float,
+        default=1000,
+        metavar="GPU_HOURS",
+        help="ask before more (default 1000)",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print the forecast and change nothing")
     parser.set_defaults(command=_extend)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
-    from scalerl.extend import extend_here, extend_on_slurm, plan_extension
-    from scalerl.launch.launcher import confirm, on_slurm
-    from scalerl.launch.site import load_site
+    from scalerl.cluster.site import load_site
+    from scalerl.sweep.extend import extend_here, extend_on_slurm, plan_extension
+    from scalerl.sweep.launcher import confirm, on_slurm
 
     site = load_site(arguments.site) if on_slurm(arguments.cluster) else None
     plan = plan_extension(
@@ -92,5 +138,7 @@ def _extend(arguments: argparse.Namespace) -> int:
     if site is None:
         return extend_here(plan)
     for submission in extend_on_slurm(plan, site, throttle=arguments.throttle, site_file=arguments.site):
-        print(f"submitted {', '.join(submission.runs)} as job {submission.job_id}; `scalerl status {arguments.folder}` shows it")
+        print(
+            f"submitted {', '.join(submission.runs)} as job {submission.job_id}; `scalerl status {arguments.folder}` shows it"
+        )
     return 0

@@ -1,6 +1,6 @@
 """Other curves through the same points, compared by AIC and BIC: does the window show a bend, and which one?
-
-R0 is measured and given to every family; what is linear is solved for, the rest is searched on a grid that zooms in.
+ R0 is measured and given to every family; what is linear is solved for, the rest is searched on a grid that
+zooms in.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,9 @@ def compare_families(window: Window) -> list[Alternative]:
     return sorted(fits, key=lambda fit: fit.bic)
 
 
-def _summary(family: str, ceiling: float | None, predicted: FloatArray, num_free: int, window: Window) -> Alternative:
+def _summary(
+    family: str, ceiling: float | None, predicted: FloatArray, num_free: int, window: Window
+) -> Alternative:
     n = len(window.compute)
     mean_square = max(float(np.mean((window.pass_rate - predicted) ** 2)), 1e-12)
     spent = num_free + 1  # the scatter is estimated too
@@ -76,7 +78,9 @@ def _stretched_exponential(window: Window) -> tuple[float | None, FloatArray, in
     def solve(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         power = np.clip(np.exp(theta[:, :1]) * (window.log_compute - theta[:, 1:]), -50, 50)
         part = -np.expm1(-np.exp(power))
-        amplitude = np.clip((part @ gain) / np.maximum((part**2).sum(axis=1), 1e-300), -window.r0, 1 - window.r0)
+        amplitude = np.clip(
+            (part @ gain) / np.maximum((part**2).sum(axis=1), 1e-300), -window.r0, 1 - window.r0
+        )
         return amplitude + window.r0, window.r0 + amplitude[:, None] * part
 
     span = (window.log_compute[0] - 3.0, window.log_compute[-1] + 5.0)
@@ -105,12 +109,14 @@ def _logarithm(window: Window) -> tuple[float | None, FloatArray, int]:
 
 
 def _best(
-    solve: Callable[[FloatArray], tuple[FloatArray, FloatArray]], window: Window, box: list[tuple[float, float]]
+    solve: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
+    window: Window,
+    box: list[tuple[float, float]],
 ) -> tuple[float, FloatArray]:
     """Search the non-linear parameters in `box` on a grid that zooms in.
 
-    `solve` takes them as [cells, parameters] and returns the linear ceiling [cells] and the curves [cells, points];
-    the ceiling and the curve of the best cell come back.
+    `solve` takes them as [cells, parameters] and returns the linear ceiling [cells] and the curves [cells,
+    points]; the ceiling and the curve of the best cell come back.
     """
     for _ in range(ZOOMS):
         axes = [np.linspace(low, high, GRID_POINTS) for low, high in box]

@@ -1,8 +1,7 @@
 """Which recipe is better? The paper's rules, with probabilities.
-
-Ceilings are compared first. Recipes whose A lie within the margin of one another are refitted with a common A
-and compared by B (arXiv 2510.13786, section 3 and figure 8). Seeds of a recipe are pooled, and their spread gives
-the margin.
+ Ceilings are compared first. Recipes whose A lie within the margin of one another are refitted with a common
+A and compared by B (arXiv 2510.13786, section 3 and figure 8). Seeds of a recipe are pooled, and their spread
+gives the margin.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ from scalerl.curve.window import Window
 
 PAPER_MARGIN = 0.02
 SEED_SD = 0.0075
-"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
+"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two
+sd."""
 SEED_SD_FREEDOM = 4
 SMALLEST_A_SD = 1e-4
 """Where A is known better than this, B's dependence on it is not to be had from the draws."""
@@ -53,7 +53,8 @@ class Ranked:
     b_lo90: float
     b_hi90: float
     slope: float | None
-    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows it."""
+    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows
+    it."""
     above_next: float | None
     """Probability that this recipe is better than the next: by A between tiers, by B inside one."""
 
@@ -80,7 +81,8 @@ def probability_above(one: FloatArray, other: FloatArray) -> float:
 
 
 def seed_sd(recipes: list[Recipe]) -> float:
-    """Pooled between-seed sd of A; the paper's counts as SEED_SD_FREEDOM more, so that two lucky seeds do not make it 0."""
+    """Pooled between-seed sd of A; the paper's counts as SEED_SD_FREEDOM more, so that two lucky seeds do not
+    make it 0."""
     groups = [np.array([np.median(q) for q in recipe.a_quantiles]) for recipe in recipes]
     freedom = sum(len(group) - 1 for group in groups)
     squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
@@ -88,7 +90,8 @@ def seed_sd(recipes: list[Recipe]) -> float:
 
 
 def margin(recipes: list[Recipe]) -> float:
-    """Differences in A up to this are not told apart: two between-seed sd, or the paper's .02 without seeds."""
+    """Differences in A up to this are not told apart: two between-seed sd, or the paper's .02 without
+    seeds."""
     return 2 * seed_sd(recipes) if any(len(recipe.windows) > 1 for recipe in recipes) else PAPER_MARGIN
 
 
@@ -103,8 +106,8 @@ def ceiling(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
 def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
     """Equally likely values of log B with A fixed: the mean over the recipe's seeds.
 
-    From each seed's posterior, which allows for a wander about the sigmoid and for the error of R0: along the line by which log B
-    depends on A there, every draw is moved to the common A.
+    From each seed's posterior, which allows for a wander about the sigmoid and for the error of R0: along the
+    line by which log B depends on A there, every draw is moved to the common A.
     """
     log_b = []
     for number, window in enumerate(recipe.windows):
@@ -112,7 +115,9 @@ def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
         covariance = np.cov(draws.a, np.log(draws.b))
         slope = covariance[0, 1] / (covariance[0, 0] + SMALLEST_A_SD**2)
         moved = np.log(draws.b) - slope * (draws.a - common_a)
-        log_b.append(np.random.default_rng(number).permutation(moved))  # seeds are independent, their draws are in one order
+        log_b.append(
+            np.random.default_rng(number).permutation(moved)
+        )  # seeds are independent, their draws are in one order
     return np.asarray(np.mean(log_b, axis=0))
 
 
@@ -125,7 +130,9 @@ def rank(recipes: list[Recipe]) -> list[Ranked]:
         common_a = float(np.mean([np.median(ceilings[recipe.name]) for recipe in tier]))
         log_b = {recipe.name: efficiency(recipe, common_a) for recipe in tier}
         for recipe in sorted(tier, key=lambda r: -np.median(log_b[r.name])):
-            rows.append(_row(len(rows) + 1, recipe, ceilings[recipe.name], number, common_a, log_b[recipe.name]))
+            rows.append(
+                _row(len(rows) + 1, recipe, ceilings[recipe.name], number, common_a, log_b[recipe.name])
+            )
             if len(rows) > 1:
                 rows[-2] = _with_next(rows[-2], rows[-1], ceilings, log_b)
     return rows
@@ -164,7 +171,9 @@ def _row(number: int, recipe: Recipe, a: FloatArray, tier: int, common_a: float,
     )
 
 
-def _with_next(row: Ranked, after: Ranked, ceilings: dict[str, FloatArray], log_b: dict[str, FloatArray]) -> Ranked:
+def _with_next(
+    row: Ranked, after: Ranked, ceilings: dict[str, FloatArray], log_b: dict[str, FloatArray]
+) -> Ranked:
     if row.tier != after.tier:
         return replace(row, above_next=probability_above(ceilings[row.recipe], ceilings[after.recipe]))
     # The draws of two fits share their random numbers: pair them up independently.
@@ -184,9 +193,11 @@ def pairs(recipes: list[Recipe]) -> list[Pair]:
 
 
 def linearised_slope(window: Window, a: float) -> float | None:
-    """B from the leave-one-out form: F(R) = (A - R0) / (R - R0) - 1, log(C_mid^B / F) = B log C, by least squares.
+    """B from the leave-one-out form: F(R) = (A - R0) / (R - R0) - 1, log(C_mid^B / F) = B log C, by least
+    squares.
 
-    Points at or above the ceiling `a`, or at or below R0, have no F and are left out; None if fewer than two are left.
+    Points at or above the ceiling `a`, or at or below R0, have no F and are left out; None if fewer than two
+    are left.
     """
     inside = (window.pass_rate < a) & (window.pass_rate > window.r0)
     if inside.sum() < 2:

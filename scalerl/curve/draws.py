@@ -37,9 +37,11 @@ class Draws:
         return np.asarray(self.r0[:, None] + (self.a - self.r0)[:, None] * expit(self.b[:, None] * log_ratio))
 
     def evaluations(self, compute: FloatArray) -> FloatArray:
-        """What an evaluation at each `compute` [points] may show -> [draws, points], the same for the same draws.
+        """What an evaluation at each `compute` [points] may show -> [draws, points], the same for the same
+        draws.
 
-        Each column has the right distribution; within a draw the columns share their noise, so that bands are smooth.
+        Each column has the right distribution; within a draw the columns share their noise, so that bands are
+        smooth.
         """
         ahead = np.maximum(np.log(compute / self.last_compute), 0.0)[None, :]
         beyond = (compute > self.last_compute)[None, :]
@@ -59,4 +61,6 @@ class Draws:
         """Correlation of A and log B (0 where one of them does not vary)."""
         log_b = np.log(self.b)
         spread = self.a.std() * log_b.std()
-        return float(np.mean((self.a - self.a.mean()) * (log_b - log_b.mean())) / spread) if spread > 0 else 0.0
+        return (
+            float(np.mean((self.a - self.a.mean()) * (log_b - log_b.mean())) / spread) if spread > 0 else 0.0
+        )

@@ -1,4 +1,5 @@
-"""The three ways to fit a curve, with one result: `default` (ours), `paper` (the printed grid), `least_squares`."""
+"""The three ways to fit a curve, with one result: `default` (ours), `paper` (the printed grid),
+`least_squares`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def _fit_paper(window: Window, prior: Prior) -> tuple[Sigmoid, Draws, Draws]:
 
 
 def delta_draws(curve: Sigmoid, window: Window, num_draws: int = 2000) -> Draws:
-    """The textbook uncertainty of a least-squares fit: normal about it, covariance from its Jacobian, white scatter."""
+    """The textbook uncertainty of a least-squares fit: normal about it, covariance from its Jacobian, white
+    scatter."""
     log_ratio = window.log_compute - np.log(curve.c_mid)
     fraction = gain_fraction(window.compute, curve.b, curve.c_mid)
     slope = (curve.a - curve.r0) * fraction * (1 - fraction) * curve.b
@@ -98,7 +100,9 @@ def delta_draws(curve: Sigmoid, window: Window, num_draws: int = 2000) -> Draws:
     information = jacobian.T @ jacobian
     # what the points do not tell at all gets a wide spread, where a pseudo-inverse would call it certain
     covariance = variance * np.linalg.inv(information + (1e-12 * np.trace(information) + 1e-30) * np.eye(3))
-    normal = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance, num_draws, "ignore", method="eigh")
+    normal = np.random.default_rng(0).multivariate_normal(
+        np.zeros(3), covariance, num_draws, "ignore", method="eigh"
+    )
     nothing = np.zeros(num_draws)
     return Draws(
         r0=np.full(num_draws, curve.r0),

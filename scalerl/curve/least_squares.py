@@ -34,7 +34,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class State:
-    """A batch of candidate curves: theta = (log B, log C_mid) [starts, 2], A eliminated, and how well they fit."""
+    """A batch of candidate curves: theta = (log B, log C_mid) [starts, 2], A eliminated, and how well they
+    fit."""
 
     theta: FloatArray
     amplitude: FloatArray
@@ -48,8 +49,9 @@ def fit_least_squares(
 ) -> Sigmoid:
     """The sigmoid of least squared residuals with r0 given and A in `a_range` (low = high fixes A).
 
-    `compute` [points] > 0 ascending, `pass_rate` [points]. A grid over (log B, log C_mid) finds the valleys, a damped
-    Gauss-Newton walk on the projected residual (Golub and Pereyra 1973, Kaufman's Jacobian) finds their floor.
+    `compute` [points] > 0 ascending, `pass_rate` [points]. A grid over (log B, log C_mid) finds the valleys,
+    a damped Gauss-Newton walk on the projected residual (Golub and Pereyra 1973, Kaufman's Jacobian) finds
+    their floor.
     """
     problem = Problem(np.log(compute), pass_rate - r0, (a_range[0] - r0, a_range[1] - r0))
     state = _descend(_valleys(problem), problem)
@@ -100,7 +102,8 @@ def _choose(better: BoolArray, new: State, old: State) -> State:
 
 
 def _step(state: State, problem: Problem, damping: FloatArray) -> FloatArray:
-    """The damped Gauss-Newton step [starts, 2]; where A is inside its range, it is projected out of the Jacobian."""
+    """The damped Gauss-Newton step [starts, 2]; where A is inside its range, it is projected out of the
+    Jacobian."""
     b = np.exp(state.theta[:, :1])
     slope = state.amplitude[:, None] * state.fraction * (1 - state.fraction)
     jacobian = np.stack([slope * b * (problem.log_compute - state.theta[:, 1:]), -slope * b], axis=1)
@@ -111,7 +114,10 @@ def _step(state: State, problem: Problem, damping: FloatArray) -> FloatArray:
     jacobian = jacobian - free * along * state.fraction[:, None, :] / norm
     normal = np.einsum("sip,sjp->sij", jacobian, jacobian)
     diagonal = np.einsum("sii->si", normal)
-    # a share of the trace, because directions that no point tells apart would make it singular for a small damping
+    # a share of the trace, because directions that no point tells apart would make it singular for a small
+    # damping
     floor = 1e-12 * diagonal.sum(axis=1, keepdims=True) + 1e-30
     normal = normal + np.eye(2) * (damping[:, None] * diagonal + floor)[:, :, None]
-    return np.asarray(np.linalg.solve(normal, np.einsum("sip,sp->si", jacobian, state.residual)[..., None])[..., 0])
+    return np.asarray(
+        np.linalg.solve(normal, np.einsum("sip,sp->si", jacobian, state.residual)[..., None])[..., 0]
+    )

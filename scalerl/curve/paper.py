@@ -15,7 +15,8 @@ NEWTON_STEPS = 12
 
 
 def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
-    """The cell of least squared residuals in linear pass rate; `compute` [points] in GPU-hours, already cut off.
+    """The cell of least squared residuals in linear pass rate; `compute` [points] in GPU-hours, already cut
+    off.
 
     The same minimum as scipy.optimize.curve_fit in each of the 7,100 cells, found for all cells at once.
     """
@@ -31,20 +32,25 @@ def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
 
 
 def _start(log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray) -> FloatArray:
-    """The best log B of a coarse grid in each cell [A, C_mid]; the error is quadratic in A, so A costs nothing."""
+    """The best log B of a coarse grid in each cell [A, C_mid]; the error is quadratic in A, so A costs
+    nothing."""
     fraction = expit(np.exp(LOG_B_GRID)[:, None, None] * log_ratio)
     linear, square = fraction @ gain, np.einsum("bcp,bcp->bc", fraction, fraction)
     error = amplitude[:, None, None] ** 2 * square - 2 * amplitude[:, None, None] * linear
     return np.asarray(LOG_B_GRID[np.argmin(error, axis=1)])
 
 
-def _newton_step(log_b: FloatArray, log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray) -> FloatArray:
+def _newton_step(
+    log_b: FloatArray, log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray
+) -> FloatArray:
     """Gauss-Newton in log B, no longer than the coarse grid's spacing."""
     b = np.exp(log_b)[:, :, None]
     fraction = expit(b * log_ratio)
     slope = amplitude[:, None, None] * fraction * (1 - fraction) * b * log_ratio
     residual = gain - amplitude[:, None, None] * fraction
-    step = np.einsum("acp,acp->ac", slope, residual) / np.maximum(np.einsum("acp,acp->ac", slope, slope), 1e-300)
+    step = np.einsum("acp,acp->ac", slope, residual) / np.maximum(
+        np.einsum("acp,acp->ac", slope, slope), 1e-300
+    )
     limit = LOG_B_GRID[1] - LOG_B_GRID[0]
     return np.asarray(np.clip(step, -limit, limit))
 

@@ -1,9 +1,8 @@
 """The default estimator: Bayesian, on a grid, with what can be done in closed form done in closed form.
-
-Given B, C_mid and the noise, R(C) = R0 (1 - s) + A s is linear in R0 and A, so these two are integrated exactly;
-B and C_mid live on grids that zoom in on the posterior, the noise on a few nodes. The noise has three parts: binomial
-sampling times a fitted scatter, a wander about the sigmoid that is correlated in log compute, and beyond the
-window a drift of the law itself.
+ Given B, C_mid and the noise, R(C) = R0 (1 - s) + A s is linear in R0 and A, so these two are integrated
+exactly; B and C_mid live on grids that zoom in on the posterior, the noise on a few nodes. The noise has
+three parts: binomial sampling times a fitted scatter, a wander about the sigmoid that is correlated in log
+compute, and beyond the window a drift of the law itself.
 """
 
 from dataclasses import dataclass
@@ -49,8 +48,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Basis:
-    """Directions in which the points' noise is independent, whatever the scatter: rotation [points, points] of the
-    points in units of their binomial sd, and the wander's share in each direction for a wander sd of 1."""
+    """Directions in which the points' noise is independent, whatever the scatter: rotation [points, points]
+    of the points in units of their binomial sd, and the wander's share in each direction for a wander sd of
+    1."""
 
     rotation: FloatArray
     spectrum: FloatArray
@@ -82,15 +82,22 @@ def fit_posterior(window: Window, prior: Prior) -> tuple[Draws, Draws]:
     """Draws for the run's own parameters, and draws for predicting its evaluations to come."""
     window = merge(window, MAX_POINTS)
     grids, noises, parts = integrate_all(window, prior)
-    cell_priors = [np.tile(log_prior(grid.cells, window, prior) + np.log(grid.step).sum(), 2) for grid in grids]
-    evidence = np.stack([part.log_evidence + cell_priors[n.wander_sd > 0] for n, part in zip(noises, parts, strict=True)])
+    cell_priors = [
+        np.tile(log_prior(grid.cells, window, prior) + np.log(grid.step).sum(), 2) for grid in grids
+    ]
+    evidence = np.stack(
+        [part.log_evidence + cell_priors[n.wander_sd > 0] for n, part in zip(noises, parts, strict=True)]
+    )
     weights = np.array([noise.log_weight for noise in noises])
-    parameters, predictive = (_draw(grids, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1))
+    parameters, predictive = (
+        _draw(grids, evidence + weights[:, [purpose]], parts, noises, window, prior) for purpose in (0, 1)
+    )
     return parameters, predictive
 
 
 def integrate_all(window: Window, prior: Prior) -> tuple[list[Grid], list[Noise], list[Linear]]:
-    """The grids that hold the posterior without and with wander, and R0 and A integrated there under every noise.
+    """The grids that hold the posterior without and with wander, and R0 and A integrated there under every
+    noise.
 
     Each has its own: however many the points, the wander keeps its posterior wide, and the other is narrow.
     """
@@ -112,7 +119,9 @@ def log_prior(cells: FloatArray, window: Window, prior: Prior) -> FloatArray:
     """Log prior density of (log B, log C_mid) [cells, 2], normalised up to one constant for all priors."""
     z_b = (cells[:, 0] - prior.log_b_mean) / prior.log_b_scale
     z_c = (cells[:, 1] - window.log_compute.mean()) / prior.log_c_mid_sd
-    return np.asarray(-2.5 * np.log1p(z_b**2 / 4) - 0.5 * z_c**2 - np.log(prior.log_b_scale * prior.log_c_mid_sd))
+    return np.asarray(
+        -2.5 * np.log1p(z_b**2 / 4) - 0.5 * z_c**2 - np.log(prior.log_b_scale * prior.log_c_mid_sd)
+    )
 
 
 def _first_box(window: Window, prior: Prior) -> FloatArray:
@@ -145,7 +154,9 @@ def _grid(box: FloatArray, shape: tuple[int, int], window: Window, basis: Basis)
 def _zoom(grid: Grid, basis: Basis, window: Window, prior: Prior, wander_sd: float) -> FloatArray:
     """The part of the grid's box that holds the posterior under this wander."""
     scatter = _typical_scatter(grid, window, prior)
-    evidence = _integrate(grid, basis, window, prior, scatter, wander_sd).log_evidence.reshape(2, -1).max(axis=0)
+    evidence = (
+        _integrate(grid, basis, window, prior, scatter, wander_sd).log_evidence.reshape(2, -1).max(axis=0)
+    )
     log_weight = evidence + log_prior(grid.cells, window, prior)
     kept = (log_weight > log_weight.max() - KEEP_LOG).reshape(COARSE_SHAPE)
     box = np.empty((2, 2))
@@ -173,29 +184,49 @@ def _noises(grid: Grid, window: Window, prior: Prior) -> list[Noise]:
     step = 1.3 / np.sqrt(2 * (prior.scatter_points + len(window.compute)))
     smallest = min(prior.scatter, 0.8 * typical)
     white = [
-        _noise(typical * np.exp(step * k), 0.0, prior.white_scatter, prior, np.log(step), 1 - prior.wander_chance)
+        _noise(
+            typical * np.exp(step * k), 0.0, prior.white_scatter, prior, np.log(step), 1 - prior.wander_chance
+        )
         for k in range(-2, 3)
     ]
     spacing = np.log(1.2 * typical / (0.7 * smallest)) / 4
     wandering = [
-        _noise(0.7 * smallest * np.exp(spacing * k), prior.wander_sd, prior.scatter, prior, np.log(spacing), prior.wander_chance)
+        _noise(
+            0.7 * smallest * np.exp(spacing * k),
+            prior.wander_sd,
+            prior.scatter,
+            prior,
+            np.log(spacing),
+            prior.wander_chance,
+        )
         for k in range(5)
     ]
     return white + wandering
 
 
-def _noise(scatter: float, wander_sd: float, expected: float, prior: Prior, log_spacing: float, chance: float) -> Noise:
+def _noise(
+    scatter: float, wander_sd: float, expected: float, prior: Prior, log_spacing: float, chance: float
+) -> Noise:
     """A node with its prior weight: scaled inverse chi-square in the scatter's square."""
     ratio = expected / scatter
     log_weight = prior.scatter_points * (np.log(ratio) - ratio**2 / 2) + log_spacing
-    return Noise(float(scatter), wander_sd, (log_weight + np.log(chance), log_weight if wander_sd else -np.inf))
+    return Noise(
+        float(scatter), wander_sd, (log_weight + np.log(chance), log_weight if wander_sd else -np.inf)
+    )
 
 
-def _integrate(grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: float, wander_sd: float) -> Linear:
-    """Integrate R0 and A in closed form (2 x 2 normal equations per cell); A is truncated to [measured R0, 1]."""
+def _integrate(
+    grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: float, wander_sd: float
+) -> Linear:
+    """Integrate R0 and A in closed form (2 x 2 normal equations per cell); A is truncated to [measured R0,
+    1]."""
     variance = basis.variance(scatter, wander_sd)
     y, one = window.pass_rate @ basis.rotation, basis.rotation.sum(axis=0)
-    vv, v_one, v_y = grid.squared @ (1 / variance), grid.rotated @ (one / variance), grid.rotated @ (y / variance)
+    vv, v_one, v_y = (
+        grid.squared @ (1 / variance),
+        grid.rotated @ (one / variance),
+        grid.rotated @ (y / variance),
+    )
     one_one, one_y, yy = one @ (one / variance), one @ (y / variance), y @ (y / variance)
     gain_sd = np.array([[prior.gain_sd], [prior.wide_gain_sd]])
     share = np.array([[1 - prior.wide_weight], [prior.wide_weight]])
@@ -208,21 +239,31 @@ def _integrate(grid: Grid, basis: Basis, window: Window, prior: Prior, scatter: 
     misfit = yy + r0_precision * window.r0**2 + a_precision * a_prior**2 - r0_mean * r0_y - a_mean * a_y
     a_var = r0_r0 / det
     inside = ndtr((1 - a_mean) / np.sqrt(a_var)) - ndtr((window.r0 - a_mean) / np.sqrt(a_var))
-    evidence = 0.5 * (np.log(a_precision * r0_precision / det) - misfit - np.log(variance).sum()) - basis.log_scale
+    evidence = (
+        0.5 * (np.log(a_precision * r0_precision / det) - misfit - np.log(variance).sum()) - basis.log_scale
+    )
     evidence = evidence + np.log(np.maximum(inside * share, 1e-300))
     columns = (evidence, r0_mean, a_mean, a_a / det, -r0_a / det, a_var)
     return Linear(*(np.broadcast_to(column, det.shape).ravel() for column in columns))
 
 
 def _draw(
-    grids: list[Grid], log_weight: FloatArray, parts: list[Linear], noises: list[Noise], window: Window, prior: Prior
+    grids: list[Grid],
+    log_weight: FloatArray,
+    parts: list[Linear],
+    noises: list[Noise],
+    window: Window,
+    prior: Prior,
 ) -> Draws:
-    """Systematic draws from the weighted cells [noises, 2 * cells of the noise's grid], then from the normals within."""
+    """Systematic draws from the weighted cells [noises, 2 * cells of the noise's grid], then from the normals
+    within."""
     rng = np.random.default_rng(0)
     total = np.cumsum(np.exp(log_weight - log_weight.max()))
     chosen = np.searchsorted(total, total[-1] * (np.arange(NUM_DRAWS) + 0.5) / NUM_DRAWS)
     node, index = np.divmod(chosen, log_weight.shape[1])
-    scatter, wander_sd = (np.array([getattr(n, name) for n in noises])[node] for name in ("scatter", "wander_sd"))
+    scatter, wander_sd = (
+        np.array([getattr(n, name) for n in noises])[node] for name in ("scatter", "wander_sd")
+    )
     which, cell = (wander_sd > 0).astype(int), index % len(grids[0].cells)
     cells, steps = np.stack([grid.cells for grid in grids]), np.stack([grid.step for grid in grids])
     log_b, log_c_mid = (cells[which, cell] + steps[which] * rng.uniform(-0.5, 0.5, (NUM_DRAWS, 2))).T
@@ -246,7 +287,9 @@ def _draw_linear(
 ) -> tuple[FloatArray, FloatArray]:
     """(R0, A) of each draw: A from its truncated normal, R0 given A."""
     names = ("r0_mean", "a_mean", "r0_var", "covariance", "a_var")
-    r0_mean, a_mean, r0_var, covariance, a_var = (np.stack([getattr(p, n) for p in parts])[node, index] for n in names)
+    r0_mean, a_mean, r0_var, covariance, a_var = (
+        np.stack([getattr(p, n) for p in parts])[node, index] for n in names
+    )
     a_sd = np.sqrt(a_var)
     low, high = ndtr((lowest - a_mean) / a_sd), ndtr((1 - a_mean) / a_sd)
     quantile = np.clip(low + (high - low) * rng.uniform(size=len(node)), 1e-15, 1 - 1e-15)

@@ -8,23 +8,26 @@ DEFAULT_SAMPLES = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """The default estimator's assumptions. None of them is tuned per curve; `tools/learn_prior.py` derives them."""
+    """The default estimator's assumptions. None of them is tuned per curve; `tools/learn_prior.py` derives
+    them."""
 
     log_b_mean: float
     log_b_scale: float
     """log B is Student-t with 4 degrees of freedom, this centre and scale."""
     gain_mean: float
     gain_sd: float
-    """(A - R0) / (1 - R0) is normal, with a share `wide_weight` of sd `wide_gain_sd` for tasks unlike those seen."""
+    """(A - R0) / (1 - R0) is normal, with a share `wide_weight` of sd `wide_gain_sd` for tasks unlike those
+    seen."""
     white_scatter: float
-    """Standard deviation of an evaluation about the sigmoid, as a multiple of its binomial standard deviation, for a
-    run that does not wander."""
+    """Standard deviation of an evaluation about the sigmoid, as a multiple of its binomial standard
+    deviation, for a run that does not wander."""
     scatter: float
-    """The same for a run that wanders, about sigmoid and wander. Below 1 because the prompts are fixed: which prompts
-    are hard does not vary from one evaluation to the next."""
+    """The same for a run that wanders, about sigmoid and wander. Below 1 because the prompts are fixed: which
+    prompts are hard does not vary from one evaluation to the next."""
     wander_sd: float
     wander_length: float
-    """A run leaves its sigmoid by an Ornstein-Uhlenbeck process in log compute: stationary sd, correlation length."""
+    """A run leaves its sigmoid by an Ornstein-Uhlenbeck process in log compute: stationary sd, correlation
+    length."""
     drift: float
     """Beyond the window the law itself is trusted less: a random walk of sd drift * sqrt(log(C / C_last))."""
     wide_weight: float = 0.1
@@ -34,8 +37,9 @@ class Prior:
     scatter_points: float = 8.0
     """The prior on the scatter counts as much as this many points."""
     wander_chance: float = 0.1
-    """Probability, beforehand, that a run's own parameters need the wander: white scatter unless the residuals say
-    otherwise. Predictions always allow for it, because evaluations to come are those of a real run."""
+    """Probability, beforehand, that a run's own parameters need the wander: white scatter unless the
+    residuals say otherwise. Predictions always allow for it, because evaluations to come are those of a real
+    run."""
 
 
 PUBLISHED = Prior(

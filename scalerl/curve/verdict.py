@@ -22,7 +22,8 @@ SEEN_GAIN = 0.8
 """A ceiling counts as approached once this part of the gain has been reached."""
 
 OTHER_FAMILY_BIC = 15.0
-"""BIC by which another saturating family must beat the sigmoid before its ceiling speaks against the sigmoid's."""
+"""BIC by which another saturating family must beat the sigmoid before its ceiling speaks against the
+sigmoid's."""
 MAX_MISFIT = 3.0
 """Residuals about the sigmoid may be this many times what a run on its sigmoid shows."""
 
@@ -38,16 +39,24 @@ class Verdict:
     reason: str
     """Why not, in words; empty when identified."""
     needed_compute: float | None
-    """Where the run would have to end to see its ceiling; None when it is identified, or the window cannot tell."""
+    """Where the run would have to end to see its ceiling; None when it is identified, or the window cannot
+    tell."""
 
 
 def judge(parameters: Draws, alternatives: list[Alternative], window: Window) -> Verdict:
     """The verdict on a fit, from its draws and the families it was compared with."""
     misfits = _misfits(parameters, alternatives, window)
-    reasons = [*_bounds(parameters, window), *_bend(parameters, alternatives, window), *_width(parameters), *misfits]
+    reasons = [
+        *_bounds(parameters, window),
+        *_bend(parameters, alternatives, window),
+        *_width(parameters),
+        *misfits,
+    ]
     if not reasons:
         return Verdict(identified=True, reason="", needed_compute=None)
-    needed_compute = None if misfits else _needed_compute(parameters, window)  # more compute does not mend a wrong family
+    needed_compute = (
+        None if misfits else _needed_compute(parameters, window)
+    )  # more compute does not mend a wrong family
     return Verdict(identified=False, reason="; ".join(reasons), needed_compute=needed_compute)
 
 
@@ -67,11 +76,15 @@ def _bend(parameters: Draws, alternatives: list[Alternative], window: Window) ->
     reasons = []
     last = window.compute[-1]
     if np.mean(parameters.c_mid > last) > MAX_RISK:
-        reasons.append(f"the window may end before C_mid ({last:.3g} against up to {parameters.interval('c_mid')[1]:.3g})")
+        reasons.append(
+            f"the window may end before C_mid ({last:.3g} against up to {parameters.interval('c_mid')[1]:.3g})"
+        )
     bic = {fit.family: fit.bic for fit in alternatives}
     bendless = min(BENDLESS, key=lambda family: bic[family])
     if bic[bendless] - bic["sigmoid"] < MIN_BEND_BIC:
-        reasons.append(f"no bend in the window: {bendless} fits as well (BIC {bic[bendless] - bic['sigmoid']:+.1f})")
+        reasons.append(
+            f"no bend in the window: {bendless} fits as well (BIC {bic[bendless] - bic['sigmoid']:+.1f})"
+        )
     return reasons
 
 
@@ -89,9 +102,15 @@ def _misfits(parameters: Draws, alternatives: list[Alternative], window: Window)
     sigmoid = next(fit for fit in alternatives if fit.family == "sigmoid")
     low, high = parameters.interval("a")
     for fit in alternatives:
-        if fit.ceiling is not None and sigmoid.bic - fit.bic >= OTHER_FAMILY_BIC and not low <= fit.ceiling <= high:
+        if (
+            fit.ceiling is not None
+            and sigmoid.bic - fit.bic >= OTHER_FAMILY_BIC
+            and not low <= fit.ceiling <= high
+        ):
             better = f"{fit.family} fits better (BIC {sigmoid.bic - fit.bic:+.1f})"
-            reasons.append(f"{better} and puts the ceiling at {fit.ceiling:.3f}, outside {low:.3f} to {high:.3f}")
+            reasons.append(
+                f"{better} and puts the ceiling at {fit.ceiling:.3f}, outside {low:.3f} to {high:.3f}"
+            )
     allowed = MAX_MISFIT * PUBLISHED.white_scatter * float(window.binomial_sd.mean())
     if sigmoid.rmse > allowed:
         reasons.append(f"the points do not follow a sigmoid: rmse {sigmoid.rmse:.4f}, above {allowed:.4f}")

@@ -28,9 +28,13 @@ class Window:
             ValueError: too few points, compute not ascending, or a pass rate outside [0, 1].
         """
         if len(self.compute) < MIN_POINTS:
-            raise ValueError(f"{len(self.compute)} points; a curve needs at least {MIN_POINTS} besides R0: run longer")
+            raise ValueError(
+                f"{len(self.compute)} points; a curve needs at least {MIN_POINTS} besides R0: run longer"
+            )
         if not (np.diff(self.compute) > 0).all() or not self.compute[0] > 0:
-            raise ValueError("compute must be above 0 and ascend from point to point: sort the points, drop repeats")
+            raise ValueError(
+                "compute must be above 0 and ascend from point to point: sort the points, drop repeats"
+            )
         if not ((self.pass_rate >= 0) & (self.pass_rate <= 1)).all() or not 0 <= self.r0 < 1:
             raise ValueError("pass rates must lie in [0, 1] and R0 below 1: give fractions, not percentages")
 
@@ -40,7 +44,8 @@ class Window:
 
     @property
     def binomial_sd(self) -> FloatArray:
-        """Sampling sd of each evaluation if its answers were independent; pass rates near 0 or 1 count as .01, .99."""
+        """Sampling sd of each evaluation if its answers were independent; pass rates near 0 or 1 count as
+        .01, .99."""
         p = np.clip(self.pass_rate, 0.01, 0.99)
         return np.asarray(np.sqrt(p * (1 - p) / self.num_samples))
 
@@ -54,8 +59,9 @@ class Window:
 def merge(window: Window, most: int) -> Window:
     """At most `most` points: neighbours become their mean, their answers added up.
 
-    What is merged spans at most 2 / (most - 2) of the points and the same share of the window's log compute. The first
-    and the last point stay as they are: they say where the window ends and how many answers one evaluation has.
+    What is merged spans at most 2 / (most - 2) of the points and the same share of the window's log compute.
+    The first and the last point stay as they are: they say where the window ends and how many answers one
+    evaluation has.
     """
     n, x = len(window.compute), window.log_compute
     if n <= most:

@@ -1,7 +1,6 @@
 """The chain task: small enough for a real reinforcement-learning curve on two CPU cores.
-
-A prompt such as "7*3-4+8?" is worked left to right, modulo 10; its solution reads "<7*3=1;1-4=7;7+8=5>5": the thinking part
-ends at ">" and the answer follows.
+ A prompt such as "7*3-4+8?" is worked left to right, modulo 10; its solution reads "<7*3=1;1-4=7;7+8=5>5":
+the thinking part ends at ">" and the answer follows.
 """
 
 from collections.abc import Iterator
@@ -33,8 +32,9 @@ def draw_prompt(generator: np.random.Generator, num_steps: int) -> str:
 def worked_solution(prompt: str, *, noise: float = 0.0, generator: np.random.Generator | None = None) -> str:
     """The solution text of a chain, with every step written out.
 
-    With `noise`, each step's result is replaced with that probability by a random digit (which may be the right one) and the
-    chain goes on from it: what the base model is trained on, so that reinforcement learning has something to correct.
+    With `noise`, each step's result is replaced with that probability by a random digit (which may be the
+    right one) and the chain goes on from it: what the base model is trained on, so that reinforcement
+    learning has something to correct.
     """
     left, steps = int(prompt[0]), []
     for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
@@ -47,7 +47,8 @@ def worked_solution(prompt: str, *, noise: float = 0.0, generator: np.random.Gen
 
 
 def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_STEPS) -> list[Problem]:
-    """`count` different chains of `min_steps` to `max_steps` operators, their number of steps drawn uniformly.
+    """`count` different chains of `min_steps` to `max_steps` operators, their number of steps drawn
+    uniformly.
 
     There are only 300 chains of one step: where a length runs out, longer ones take its place.
 
@@ -55,7 +56,9 @@ def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_
         ValueError: the range of steps is not within 1..12, or holds fewer than `count` chains.
     """
     if not 1 <= min_steps <= max_steps <= MAX_STEPS:
-        raise ValueError(f"steps {min_steps}..{max_steps}: a chain has 1 to {MAX_STEPS} steps, the minimum given first")
+        raise ValueError(
+            f"steps {min_steps}..{max_steps}: a chain has 1 to {MAX_STEPS} steps, the minimum given first"
+        )
     num_possible = sum(10 * (10 * len(OPERATORS)) ** steps for steps in range(min_steps, max_steps + 1))
     if not 0 < count <= num_possible:
         raise ValueError(

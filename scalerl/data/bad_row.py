@@ -4,7 +4,8 @@ from typing import Any
 
 
 class BadRow(Exception):
-    """A row that is not a problem: `reason` is the word it is counted under, the message says what is valid."""
+    """A row that is not a problem: `reason` is the word it is counted under, the message says what is
+    valid."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -37,7 +37,11 @@ def unpack_record(record: dict[str, Any]) -> dict[str, Any]:
         private = _unpack(private)
     tests = tests + _json(private, "private_test_cases", list)
     tests = [test | {"metadata": metadata} if isinstance(test, dict) else test for test in tests]
-    return {"question": record.get("question_content"), "starter_code": record.get("starter_code"), "tests": tests}
+    return {
+        "question": record.get("question_content"),
+        "starter_code": record.get("starter_code"),
+        "tests": tests,
+    }
 
 
 def _json(value: Any, name: str, kind: type) -> Any:
@@ -66,10 +70,14 @@ def _unpack(packed: str) -> str:
         text = _TextUnpickler(io.BytesIO(pickled)).load() if unpacker.eof else None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise BadRow(
-            "bad_tests", f"its private_test_cases {short(packed)} are neither JSON nor a packed text ({error})"
+            "bad_tests",
+            f"its private_test_cases {short(packed)} are neither JSON nor a packed text ({error})",
         ) from None
     if text is None:
-        raise BadRow("tests_too_large", f"its private_test_cases are over {MAX_TEXT_BYTES} bytes unpacked; leave out the largest")
+        raise BadRow(
+            "tests_too_large",
+            f"its private_test_cases are over {MAX_TEXT_BYTES} bytes unpacked; leave out the largest",
+        )
     if not isinstance(text, str):
         raise BadRow("bad_tests", f"its private_test_cases hold {short(text)}, where a text is wanted")
     return text

@@ -1,4 +1,5 @@
-"""`scalerl prepare`: problem files in, one prepared training and held-out set and a report of what was dropped out."""
+"""`scalerl prepare`: problem files in, one prepared training and held-out set and a report of what was
+dropped out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,8 +33,9 @@ class InputReport:
     train: int = 0
     heldout: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_tests, tests_too_large, bad_difficulty, too_long,
-    duplicate, conflicting_answer (the prompt of an earlier row, with another answer)."""
+    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_tests, tests_too_large,
+    bad_difficulty, too_long, duplicate, conflicting_answer (the prompt of an earlier row, with another
+    answer)."""
 
     def drop(self, reason: str, example: str) -> None:
         """Count a row under `reason`."""
@@ -59,8 +61,12 @@ class PrepareReport:
         width = max(len("input"), *(len(Path(entry.input).name) for entry in self.inputs))
         lines = [f"{'input':<{width}}     rows     kept    train held-out  dropped"]
         for entry in self.inputs:
-            counts = "".join(f"{number:>9}" for number in (entry.rows, entry.kept, entry.train, entry.heldout))
-            dropped = ", ".join(f"{reason} {rows.count}" for reason, rows in sorted(entry.dropped.items())) or "-"
+            counts = "".join(
+                f"{number:>9}" for number in (entry.rows, entry.kept, entry.train, entry.heldout)
+            )
+            dropped = (
+                ", ".join(f"{reason} {rows.count}" for reason, rows in sorted(entry.dropped.items())) or "-"
+            )
             lines.append(f"{Path(entry.input).name:<{width}}{counts}  {dropped}")
         return "\n".join(lines)
 
@@ -76,15 +82,17 @@ def prepare(
 ) -> PrepareReport:
     """Write output/train.parquet, output/heldout.parquet and output/report.json from problem files.
 
-    Of several rows with one prompt the first is kept. Prompts of more than `max_prompt_tokens` by `count_tokens(prompt, task)`
-    are dropped. `strict` refuses the first row that is not a problem (duplicates and long prompts are problems). The result
-    depends on the rows alone: each file is sorted by prompt_id.
+    Of several rows with one prompt the first is kept. Prompts of more than `max_prompt_tokens` by
+    `count_tokens(prompt, task)` are dropped. `strict` refuses the first row that is not a problem (duplicates
+    and long prompts are problems). The result depends on the rows alone: each file is sorted by prompt_id.
 
     Raises:
-        ValueError: an unreadable input, an input that yields no problem, a bad row with `strict`, an impossible
-            fraction; nothing has been written.
+        ValueError: an unreadable input, an input that yields no problem, a bad row with `strict`, an
+            impossible fraction; nothing has been written.
     """
-    assert (count_tokens is None) == (max_prompt_tokens is None), "a token limit needs a tokenizer, and the reverse"
+    assert (count_tokens is None) == (max_prompt_tokens is None), (
+        "a token limit needs a tokenizer, and the reverse"
+    )
     check_fraction(heldout_fraction)
     kept: dict[str, Problem] = {}
     reports = []
@@ -95,7 +103,9 @@ def prepare(
             report.rows += 1
             reason, message = _why_dropped(row.problem, kept, count_tokens, max_prompt_tokens)
             if isinstance(row.problem, BadRow) and strict:
-                raise ValueError(f"{row.location}: {message}; correct the row, or leave out --strict to drop it")
+                raise ValueError(
+                    f"{row.location}: {message}; correct the row, or leave out --strict to drop it"
+                )
             if reason:
                 report.drop(reason, f"{row.location}: {message}")
             elif isinstance(row.problem, Problem):
@@ -143,7 +153,9 @@ def check_fraction(heldout_fraction: float) -> None:
         ValueError: just that.
     """
     if not 0 <= heldout_fraction <= 1:
-        raise ValueError(f"held-out fraction {heldout_fraction}: give a number from 0 (all train) to 1 (all held out)")
+        raise ValueError(
+            f"held-out fraction {heldout_fraction}: give a number from 0 (all train) to 1 (all held out)"
+        )
 
 
 def _why_dropped(

@@ -34,7 +34,8 @@ class Problem:
     prompt: str
     """Problem text, normalised; a chat template is applied later, by whoever talks to the model."""
     answer: str
-    """math: reference answer; where several forms are accepted, one per line. code: unit tests, the JSON of unit_tests.py."""
+    """math: reference answer; where several forms are accepted, one per line. code: unit tests, the JSON of
+    unit_tests.py."""
     task: str = "math"
     """Which verifier grades it: "math" or "code"."""
     source: str
@@ -43,8 +44,11 @@ class Problem:
     """As the source gives it; a fraction such as "3/8" is .375. Scales differ between sources."""
 
 
-def make_problem(prompt: str, answers: Sequence[str], *, source: str, difficulty: float | None = None) -> Problem:
-    """The problem of a raw prompt and its accepted answers: texts normalised, equal answers merged, the id computed."""
+def make_problem(
+    prompt: str, answers: Sequence[str], *, source: str, difficulty: float | None = None
+) -> Problem:
+    """The problem of a raw prompt and its accepted answers: texts normalised, equal answers merged, the id
+    computed."""
     prompt = normalise(prompt)
     forms = dict.fromkeys(" ".join(normalise(answer).split()) for answer in answers)
     return Problem(
@@ -60,12 +64,18 @@ def make_code_problem(prompt: str, tests: str, *, source: str, difficulty: float
     """The problem of a raw prompt and its unit tests, as `parse_tests` returns them."""
     prompt = normalise(prompt)
     return Problem(
-        prompt_id=compute_prompt_id(prompt), prompt=prompt, answer=tests, task="code", source=source, difficulty=difficulty
+        prompt_id=compute_prompt_id(prompt),
+        prompt=prompt,
+        answer=tests,
+        task="code",
+        source=source,
+        difficulty=difficulty,
     )
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC; line ends as "\\n", no blanks at line ends, at most one blank after a word, no empty lines at either end.
+    """Unicode NFC; line ends as "\\n", no blanks at line ends, at most one blank after a word, no empty lines
+    at either end.
 
     The indentation of a line stays: it may be program text.
     """
@@ -104,5 +114,7 @@ def load_problems(path: Path) -> list[Problem]:
             f"{SCHEMA.names}; {way_out}"
         )
     if table.num_rows == 0:
-        raise ValueError(f"{path} holds no problem; prepare it again with another held-out fraction or more input")
+        raise ValueError(
+            f"{path} holds no problem; prepare it again with another held-out fraction or more input"
+        )
     return [Problem(**row) for row in table.to_pylist()]

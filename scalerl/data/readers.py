@@ -1,4 +1,5 @@
-"""Reads problem files in the shapes people have; a bad row is an item that names its file and line, not an exception.
+"""Reads problem files in the shapes people have; a bad row is an item that names its file and line, not an
+exception.
 
 | shape    | row                                                                        |
 |----------|----------------------------------------------------------------------------|
@@ -6,10 +7,10 @@
 | GSM8K    | question, answer ending in "#### 72"                                       |
 | verl     | prompt (chat messages), reward_model.ground_truth (string, number, array)  |
 | code     | problem, question or prompt, tests, optionally starter_code and difficulty |
-
-A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is "code", its ground truth
-being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). All of these as a JSON list of objects (.json), one
-object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
+ A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is
+"code", its ground truth being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). All of
+these as a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are
+ignored.
 """
 
 import json
@@ -54,7 +55,9 @@ def read_problem_file(path: Path) -> Iterator[Row]:
         ".parquet": _read_parquet,
     }
     if path.suffix not in readers:
-        raise ValueError(f"{path}: cannot tell the format of {path.suffix!r}; name the file {', '.join(readers)}")
+        raise ValueError(
+            f"{path}: cannot tell the format of {path.suffix!r}; name the file {', '.join(readers)}"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: there is no such input file")
     for number, record in enumerate(readers[path.suffix](path), start=1):
@@ -93,7 +96,9 @@ def _read_parquet(path: Path) -> Iterator[Any]:
         for batch in file.iter_batches():
             yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); download or write it again") from None
+        raise ValueError(
+            f"{path} is not a readable Parquet file ({error}); download or write it again"
+        ) from None
 
 
 def _problem_or_bad_row(record: Any, *, source: str) -> Problem | BadRow:
@@ -124,7 +129,10 @@ def parse_record(record: Any, *, source: str) -> Problem:
     elif "question" in record and "answer" in record:
         prompt, answers = record["question"], [_final_answer_of_gsm8k(record["answer"])]
     elif "prompt" in record and isinstance(record.get("reward_model"), dict):
-        prompt, answers = _parse_messages(record["prompt"]), parse_answers(record["reward_model"].get("ground_truth"))
+        prompt, answers = (
+            _parse_messages(record["prompt"]),
+            parse_answers(record["reward_model"].get("ground_truth")),
+        )
     else:
         raise BadRow("unknown_shape", f"has the keys {sorted(map(str, record))}; a row is {SHAPES}")
     _check_texts(prompt, *answers)
@@ -141,7 +149,9 @@ def _parse_code(record: dict[str, Any], *, source: str) -> Problem:
     _check_texts(prompt, starter)
     prompt = f"{prompt.rstrip()}\n\n```python\n{starter.rstrip()}\n```" if starter.strip() else prompt
     tests = parse_tests(record["tests"])
-    return make_code_problem(prompt, tests, source=source, difficulty=parse_difficulty(record.get("difficulty")))
+    return make_code_problem(
+        prompt, tests, source=source, difficulty=parse_difficulty(record.get("difficulty"))
+    )
 
 
 def _check_texts(prompt: Any, *others: str) -> None:
@@ -176,7 +186,11 @@ def _answer_text(value: Any) -> str:
 
 def _final_answer_of_gsm8k(text: Any) -> str:
     """What follows the last "####", thousands commas removed."""
-    final = text.rpartition("####")[2].replace(",", "").strip() if isinstance(text, str) and "####" in text else ""
+    final = (
+        text.rpartition("####")[2].replace(",", "").strip()
+        if isinstance(text, str) and "####" in text
+        else ""
+    )
     if not final:
         raise BadRow("no_answer", f'its answer is {short(text)}, which does not end in "#### 72"')
     return final
@@ -189,7 +203,9 @@ def _parse_messages(messages: Any) -> str:
         raise BadRow("no_prompt", f"its prompt is {short(messages)}, where {wanted} is wanted")
     roles = [message.get("role") for message in messages]
     contents = [message.get("content") for message in messages]
-    if roles not in (["user"], ["system", "user"]) or not all(isinstance(content, str) for content in contents):
+    if roles not in (["user"], ["system", "user"]) or not all(
+        isinstance(content, str) for content in contents
+    ):
         raise BadRow("no_prompt", f"its prompt has messages of the roles {roles}, where {wanted} is wanted")
     return "\n\n".join(contents)
 

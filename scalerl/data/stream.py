@@ -1,4 +1,5 @@
-"""The endless, seeded order in which prompts are trained on; its state is part of the trainer's checkpoint."""
+"""The endless, seeded order in which prompts are trained on; its state is part of the trainer's
+checkpoint."""
 
 import hashlib
 import math
@@ -12,11 +13,13 @@ Curriculum = Literal["uniform", "no_positive_resampling"]
 
 
 class PromptStream:
-    """Every epoch visits each prompt that is left exactly once, in an order of its own drawn from (seed, epoch).
+    """Every epoch visits each prompt that is left exactly once, in an order of its own drawn from (seed,
+    epoch).
 
-    With "no_positive_resampling" a prompt whose pass rate over all its completions so far is at least `drop_pass_rate` is
-    dropped for good; this is decided when an epoch reaches it, so what its own epoch finds out counts from the next one on
-    (ScaleRL, arXiv 2510.13786, section on data curricula). The same calls give the same prompts, also after `restore`.
+    With "no_positive_resampling" a prompt whose pass rate over all its completions so far is at least
+    `drop_pass_rate` is dropped for good; this is decided when an epoch reaches it, so what its own epoch
+    finds out counts from the next one on (ScaleRL, arXiv 2510.13786, section on data curricula). The same
+    calls give the same prompts, also after `restore`.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class PromptStream:
         return int(self._dropped.sum())
 
     def draw(self, count: int) -> list[str]:
-        """The next `count` prompts; they may span epochs. Fewer, down to none, once every prompt has been dropped."""
+        """The next `count` prompts; they may span epochs. Fewer, down to none, once every prompt has been
+        dropped."""
         drawn: list[str] = []
         while len(drawn) < count and not self._dropped.all():
             if self._position == len(self._order):
@@ -129,16 +133,19 @@ class PromptStream:
 
 
 class MixedStream:
-    """Prompts of several tasks at a fixed ratio, each task with the epochs and the history of a PromptStream of its own.
+    """Prompts of several tasks at a fixed ratio, each task with the epochs and the history of a PromptStream
+    of its own.
 
-    Of the first n prompts exactly floor(code_fraction * n) are code, spread as evenly as can be and the same for every seed. A
-    task that has run out (all its prompts were dropped) leaves its turns to the other.
+    Of the first n prompts exactly floor(code_fraction * n) are code, spread as evenly as can be and the same
+    for every seed. A task that has run out (all its prompts were dropped) leaves its turns to the other.
     """
 
     def __init__(self, math_stream: PromptStream, code_stream: PromptStream, *, code_fraction: float) -> None:
         assert 0 < code_fraction < 1, code_fraction
         self._streams = (math_stream, code_stream)
-        self._code_fraction = Fraction(str(code_fraction))  # as it was written: .2 is a fifth, not the float nearest to it
+        self._code_fraction = Fraction(
+            str(code_fraction)
+        )  # as it was written: .2 is a fifth, not the float nearest to it
         self._turn = 0
 
     @property
@@ -155,7 +162,9 @@ class MixedStream:
         """The next `count` prompts. Fewer, down to none, once every prompt of every task has been dropped."""
         drawn: list[str] = []
         while len(drawn) < count:
-            is_code = math.floor((self._turn + 1) * self._code_fraction) - math.floor(self._turn * self._code_fraction)
+            is_code = math.floor((self._turn + 1) * self._code_fraction) - math.floor(
+                self._turn * self._code_fraction
+            )
             found = self._streams[is_code].draw(1) or self._streams[1 - is_code].draw(1)
             if not found:
                 break

@@ -5,10 +5,10 @@
 | TACO, APPS                    | {inputs: [...], outputs: [...], optionally fn_name}                                    |
 | DeepCoder, LiveCodeBench      | [{input, output, optionally fn_name, or metadata.func_name}, ...]; its type or testtype |
 |                               | is not needed: a test with a function's name is a call, any other is stdin and stdout  |
-
-as JSON text or as the value itself. For stdin and stdout a list is the lines of the text. Of a call, the input is the list of its
-arguments, or text with one JSON value a line; the output is its result, JSON text where the input is text. Where the input is
-a list, a result that is a list of one element is also accepted as that element: APPS and TACO wrap results, and do not say so.
+ as JSON text or as the value itself. For stdin and stdout a list is the lines of the text. Of a call, the
+input is the list of its arguments, or text with one JSON value a line; the output is its result, JSON text
+where the input is text. Where the input is a list, a result that is a list of one element is also accepted as
+that element: APPS and TACO wrap results, and do not say so.
 
 What is kept, and what scalerl.verify.code grades by: a JSON list of {"input": text, "output": text} and
 {"fn_name": text, "arguments": [...], "accepted": [value, ...]}.
@@ -41,14 +41,20 @@ def parse_tests(value: Any) -> str:
     except (TypeError, ValueError) as error:
         raise BadRow("bad_tests", f"its tests hold a value that JSON does not have ({error})") from None
     if len(kept) > MAX_TESTS_BYTES:
-        raise BadRow("tests_too_large", f"its tests are {len(kept)} bytes of JSON, over {MAX_TESTS_BYTES}; leave out the largest")
+        raise BadRow(
+            "tests_too_large",
+            f"its tests are {len(kept)} bytes of JSON, over {MAX_TESTS_BYTES}; leave out the largest",
+        )
     return kept
 
 
 def _from_columns(tests: dict[str, Any]) -> list[dict[str, Any]]:
     inputs, outputs = tests.get("inputs"), tests.get("outputs")
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
-        raise BadRow("bad_tests", f"its tests are {short(tests)}, where inputs and outputs are wanted, lists of one length")
+        raise BadRow(
+            "bad_tests",
+            f"its tests are {short(tests)}, where inputs and outputs are wanted, lists of one length",
+        )
     name = {"fn_name": tests["fn_name"]} if tests.get("fn_name") else {}
     return [{"input": given, "output": output} | name for given, output in zip(inputs, outputs, strict=True)]
 
@@ -68,7 +74,10 @@ def _parse_test(test: dict[str, Any]) -> dict[str, Any]:
         if isinstance(output, list) and len(output) == 1:
             accepted.append(output[0])
     else:
-        raise BadRow("bad_tests", f"the input of a call of {name} is {short(given)}, where the list of its arguments is wanted")
+        raise BadRow(
+            "bad_tests",
+            f"the input of a call of {name} is {short(given)}, where the list of its arguments is wanted",
+        )
     return {"fn_name": name, "arguments": arguments, "accepted": accepted}
 
 
@@ -76,10 +85,13 @@ def _function_name(test: dict[str, Any]) -> str:
     metadata = test.get("metadata")
     name = test.get("fn_name") or (metadata.get("func_name") if isinstance(metadata, dict) else None) or ""
     if name and not (isinstance(name, str) and name.isidentifier()):
-        raise BadRow("bad_tests", f"the function of a test is called {short(name)}, where a Python name is wanted")
+        raise BadRow(
+            "bad_tests", f"the function of a test is called {short(name)}, where a Python name is wanted"
+        )
     if not name and (test.get("testtype") == "functional" or test.get("type") == "function_call"):
         raise BadRow(
-            "bad_tests", f"a test calls a function, and neither fn_name nor metadata.func_name says which: {short(test)}"
+            "bad_tests",
+            f"a test calls a function, and neither fn_name nor metadata.func_name says which: {short(test)}",
         )
     return name
 
@@ -87,8 +99,13 @@ def _function_name(test: dict[str, Any]) -> str:
 def _text(value: Any) -> str:
     """Standard input or output as text; a list is its lines."""
     lines = value if isinstance(value, list) else [value]
-    if not all(isinstance(line, str) or (isinstance(line, int | float) and math.isfinite(line)) for line in lines):
-        raise BadRow("bad_tests", f"stdin or stdout of a test is {short(value)}, where a text is wanted; calls need fn_name")
+    if not all(
+        isinstance(line, str) or (isinstance(line, int | float) and math.isfinite(line)) for line in lines
+    ):
+        raise BadRow(
+            "bad_tests",
+            f"stdin or stdout of a test is {short(value)}, where a text is wanted; calls need fn_name",
+        )
     text = "\n".join(map(str, lines))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRow("malformed", "its tests hold half a surrogate pair, where valid Unicode is wanted")

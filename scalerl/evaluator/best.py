@@ -1,4 +1,5 @@
-"""best/: the weights with the best held-out pass rate so far, as a Hugging Face folder that stays when weights/ is cleaned up."""
+"""best/: the weights with the best held-out pass rate so far, as a Hugging Face folder that stays when
+weights/ is cleaned up."""
 
 import os
 import shutil
@@ -7,15 +8,17 @@ from typing import Any
 
 from scalerl.files import publish_folder, read_json, temporary_name, write_json
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import link_folder
+from scalerl.spool.weights import link_folder
 
 EVALUATION_FILE = "evaluation.json"
 
 
 def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> bool:
-    """Make best/ the policy in `folder` if its `evaluation["pass_rate"]` beats the one there; returns whether it did.
+    """Make best/ the policy in `folder` if its `evaluation["pass_rate"]` beats the one there; returns whether
+    it did.
 
-    A crash between the two renames leaves no best/; the evaluation is still open then, and is finished again after a restart.
+    A crash between the two renames leaves no best/; the evaluation is still open then, and is finished again
+    after a restart.
     """
     for leftover in paths.root.glob(f".{paths.best.name}.*"):
         shutil.rmtree(leftover)

@@ -1,6 +1,7 @@
-"""The end of an evaluation, in evaluator 0: parts -> evaluations/<step>.json, one metrics row, best/, and the request is closed.
-
-A request stays open, and its parts stay, until everything that follows from them is on disk: a crash at any point only repeats work.
+"""The end of an evaluation, in evaluator 0: parts -> evaluations/<step>.json, one metrics row, best/, and the
+request is closed.
+ A request stays open, and its parts stay, until everything that follows from them is on disk: a crash at any
+point only repeats work.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from scalerl.evaluator.best import keep_if_best
 from scalerl.evaluator.mean_at_k import summarise
 from scalerl.evaluator.parts import Part, Parts, merge_tallies
 from scalerl.fence import check_attempt
-from scalerl.metrics import post_row
+from scalerl.metrics.rows import post_row
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import EvaluationRequest, answer_evaluation, pending_evaluations
+from scalerl.spool.evaluations import EvaluationRequest, answer_evaluation, pending_evaluations
 
 NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
 
@@ -55,4 +56,6 @@ def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: d
     post_row(paths, {"kind": "eval", "time_s": request.published_s, "attempt": attempt, **row})
     best = keep_if_best(paths, paths.weights / request.name, result)
     answer_evaluation(paths, request, result)
-    print(f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}")
+    print(
+        f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}"
+    )

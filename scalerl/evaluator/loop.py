@@ -1,4 +1,5 @@
-"""An evaluator process: does its share of what the trainer asks for, oldest first, one fixed policy at a time, and never makes it wait.
+"""An evaluator process: does its share of what the trainer asks for, oldest first, one fixed policy at a
+time, and never makes it wait.
 
 scalerl role evaluator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
 """
@@ -17,10 +18,11 @@ from scalerl.files import read_json
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
-from scalerl.inference.stop import StopSignal
-from scalerl.inference.verifier import start_verifier
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import EvaluationRequest, check_weights, wait_for_manifest
+from scalerl.role import StopSignal, start_verifier
+from scalerl.spool.admission import wait_for_manifest
+from scalerl.spool.evaluations import EvaluationRequest
+from scalerl.spool.weights import check_weights
 
 POLL_S = 0.2
 
@@ -42,9 +44,13 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
     while (request := parts.next_request()) is None:
         finish_oldest(parts)
         time.sleep(POLL_S)
-    seed = int(np.random.SeedSequence([config.seed, config.generator.num + index, attempt]).generate_state(1)[0])
+    seed = int(
+        np.random.SeedSequence([config.seed, config.generator.num + index, attempt]).generate_state(1)[0]
+    )
     check_weights(paths.weights / request.name, request.sha256)
-    engine = SamplingEngine(paths.weights / request.name, request.policy_version, EngineOptions.of(config, seed))
+    engine = SamplingEngine(
+        paths.weights / request.name, request.policy_version, EngineOptions.of(config, seed)
+    )
     try:
         evaluator = Evaluator(config, parts, engine, seed, stop)
         try:
@@ -60,7 +66,9 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
 class Evaluator:
     """One evaluator of a run; `advance` does its part of one evaluation, or sleeps briefly."""
 
-    def __init__(self, config: RunConfig, parts: Parts, engine: SamplingEngine, seed: int, stop: StopSignal) -> None:
+    def __init__(
+        self, config: RunConfig, parts: Parts, engine: SamplingEngine, seed: int, stop: StopSignal
+    ) -> None:
         self._config, self._parts, self._engine, self._stop = config, parts, engine, stop
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
@@ -72,7 +80,9 @@ class Evaluator:
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
         problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
         self._problems = problems[parts.index :: parts.num]
-        for problem in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
+        for (
+            problem
+        ) in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
             self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
         self._pool = start_verifier(config, self._problems)
 
@@ -105,6 +115,11 @@ class Evaluator:
         )
         if results is None:
             return
-        versions = {version for result in results for completion in result.completions for version in completion.policy_versions}
+        versions = {
+            version
+            for result in results
+            for completion in result.completions
+            for version in completion.policy_versions
+        }
         assert versions == {request.policy_version}
         self._parts.write(request, [result.tally for result in results], time.monotonic() - begin_s)

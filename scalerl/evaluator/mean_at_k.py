@@ -91,8 +91,8 @@ def sample_and_grade(
 def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
     """The statistics of an evaluation.
 
-    standard_error is over prompts, of the mean of their pass rates; None for a single prompt. pass_rate_<task>, num_prompts_<task>: of
-    each task.
+    standard_error is over prompts, of the mean of their pass rates; None for a single prompt.
+    pass_rate_<task>, num_prompts_<task>: of each task.
     """
     rates = [tally.pass_rate for tally in tallies]
     num_samples = sum(tally.num_samples for tally in tallies)

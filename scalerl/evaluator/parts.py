@@ -1,6 +1,7 @@
-"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ... and leaves its tallies in a file.
-
-A part counts for the policy it names, whichever attempt wrote it: an evaluation that was cut short keeps the parts that are done.
+"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ... and leaves
+its tallies in a file.
+ A part counts for the policy it names, whichever attempt wrote it: an evaluation that was cut short keeps the
+parts that are done.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from scalerl.evaluator.mean_at_k import PromptTally
 from scalerl.fence import check_attempt
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import EvaluationRequest, pending_evaluations
+from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,11 @@ class Part:
 
 def merge_tallies(parts: Sequence[Part]) -> list[PromptTally]:
     """All prompts in the order of the held-out file, from the parts 0 to n - 1."""
-    merged = {index + number * len(parts): tally for index, part in enumerate(parts) for number, tally in enumerate(part.tallies)}
+    merged = {
+        index + number * len(parts): tally
+        for index, part in enumerate(parts)
+        for number, tally in enumerate(part.tallies)
+    }
     return [merged[position] for position in range(len(merged))]
 
 
@@ -41,8 +46,12 @@ class Parts:
 
     def next_request(self) -> EvaluationRequest | None:
         """The oldest request that lacks this evaluator's part."""
-        lacking = [request for request in pending_evaluations(self.paths) if self._read(request, self.index) is None]
-        pending = pending_evaluations(self.paths)  # again: a part is deleted after its request has been answered
+        lacking = [
+            request for request in pending_evaluations(self.paths) if self._read(request, self.index) is None
+        ]
+        pending = pending_evaluations(
+            self.paths
+        )  # again: a part is deleted after its request has been answered
         return next((request for request in lacking if request in pending), None)
 
     def write(self, request: EvaluationRequest, tallies: list[PromptTally], evaluation_s: float) -> None:

@@ -1,4 +1,5 @@
-"""mean@k of any model on prepared problems, outside a run: `scalerl evaluate --model DIR --data FILE --output FILE`."""
+"""mean@k of any model on prepared problems, outside a run: `scalerl evaluate --model DIR --data FILE --output
+FILE`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +15,23 @@ from scalerl.files import write_atomic, write_json
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
-from scalerl.inference.verifier import start_verifier
+from scalerl.role import start_verifier
 
 OUTPUT_SUFFIXES = (".parquet", ".json")
 
 
-def evaluate_model(model: Path, data: Path, output: Path, config: RunConfig, samples_per_prompt: int) -> dict[str, Any]:
-    """Sample and grade `samples_per_prompt` completions of every problem in `data`; one row a problem goes to `output`.
+def evaluate_model(
+    model: Path, data: Path, output: Path, config: RunConfig, samples_per_prompt: int
+) -> dict[str, Any]:
+    """Sample and grade `samples_per_prompt` completions of every problem in `data`; one row a problem goes to
+    `output`.
 
-    config: model.dtype and lm_head_precision, length.*, algo.temperature, data.*instruction, generator.* (engine and verifier) and
-    seed are used. Returns the summary (see `summarise`).
+    config: model.dtype and lm_head_precision, length.*, algo.temperature, data.*instruction, generator.*
+    (engine and verifier) and seed are used. Returns the summary (see `summarise`).
 
     Raises:
-        ValueError: `output` is neither .parquet nor .json, `data` is not a prepared set, a prompt is too long, or there is no
-            sandbox for its code problems.
+        ValueError: `output` is neither .parquet nor .json, `data` is not a prepared set, a prompt is too
+            long, or there is no sandbox for its code problems.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"--output {output}: the name must end with one of {', '.join(OUTPUT_SUFFIXES)}")
@@ -40,14 +44,21 @@ def evaluate_model(model: Path, data: Path, output: Path, config: RunConfig, sam
         max_prompt_tokens=config.length.max_prompt_tokens,
     )
     for problem in problems:
-        prompts.encode(problem.prompt_id, problem.prompt, problem.task)  # a prompt that is too long must not cost an evaluation
+        prompts.encode(
+            problem.prompt_id, problem.prompt, problem.task
+        )  # a prompt that is too long must not cost an evaluation
     with start_verifier(config, problems) as pool:  # before the engine: it refuses quickly
         engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))
         try:
             sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, config.seed)
             max_num_seqs = config.generator.max_num_seqs
             results = sample_and_grade(
-                problems, samples_per_prompt, sampler=sampler, prompts=prompts, pool=pool, max_num_seqs=max_num_seqs
+                problems,
+                samples_per_prompt,
+                sampler=sampler,
+                prompts=prompts,
+                pool=pool,
+                max_num_seqs=max_num_seqs,
             )
         finally:
             engine.shutdown()

@@ -1,4 +1,5 @@
-"""Curves of run folders and tables: read, fit, predict, compare, draw. The mathematics is in scalerl.curve."""
+"""Curves of run folders and tables: read, fit, predict, compare, draw. The mathematics is in
+scalerl.curve."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,10 @@ class FitResult:
         c, (low, high) = self.curve, self.a_interval
         curve = f"{self.run}: {self.num_points} points, R0 {c.r0:.3f}, rmse {self.rmse:.4f}; "
         if self.identified:
-            return curve + f"A {c.a:.3f} (90 %: {low:.3f} to {high:.3f}), B {c.b:.2f}, C_mid {c.c_mid:.4g} GPU-hours"
+            return (
+                curve
+                + f"A {c.a:.3f} (90 %: {low:.3f} to {high:.3f}), B {c.b:.2f}, C_mid {c.c_mid:.4g} GPU-hours"
+            )
         return curve + (
             f"ceiling not yet identified ({self.reason}); A between {low:.3f} and {high:.3f}; "
             f"{advice(self.needed_compute)} GPU-hours"
@@ -41,7 +45,8 @@ class FitResult:
 
 
 def fit_run(run_dir: Path) -> FitResult:
-    """Fit the eval rows of run_dir/metrics.jsonl over GPU-hours; write run_dir/fit.json and run_dir/curve.png.
+    """Fit the eval rows of run_dir/metrics.jsonl over GPU-hours; write run_dir/fit.json and
+    run_dir/curve.png.
 
     Raises:
         ValueError: the evaluations do not make a curve (too few, not ascending, not pass rates).
@@ -62,7 +67,8 @@ def fit_run(run_dir: Path) -> FitResult:
 
 
 def predict_run(run_dir: Path, gpu_hours: tuple[float, ...]) -> Path | None:
-    """Write a prediction of these targets into run_dir, before the run is extended; None if all were foretold earlier.
+    """Write a prediction of these targets into run_dir, before the run is extended; None if all were foretold
+    earlier.
 
     Raises:
         ValueError: no curve, or no target beyond the last evaluation.

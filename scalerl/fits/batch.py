@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scalerl import files
-from scalerl.algo.stability import alarms
+from scalerl.alarms import alarms
 from scalerl.fits.figures import axis_figure, run_figure, save
 from scalerl.fits.inputs import Unreadable, read_input
 from scalerl.fits.points import RunPoints
@@ -15,7 +15,7 @@ from scalerl.fits.predictions import Scored, score, write_prediction
 from scalerl.fits.records import Options, RunRecord, fit_record, signature
 from scalerl.fits.report import write_report
 from scalerl.fits.tables import compare, write_tables
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 
 MAX_READABLE = 100
@@ -34,7 +34,8 @@ class Outcome:
 
 
 def fit_all(path: Path, out: Path, options: Options) -> Outcome:
-    """Fit every run below `path` and write fits.csv, fits.json, predictions.csv, ranking.csv, figures/ and report.html.
+    """Fit every run below `path` and write fits.csv, fits.json, predictions.csv, ranking.csv, figures/ and
+    report.html.
 
     Runs whose points and options did not change since the last call into the same `out` are not fitted again.
 
@@ -99,7 +100,8 @@ def _foretell(
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
-    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no more."""
+    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no
+    more."""
     folder.mkdir(exist_ok=True)
     drawn, wanted = _figures(list(known.values())), _figures(records)
     for name in drawn.keys() - wanted.keys():
@@ -122,6 +124,7 @@ def _figures(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def slug(key: str) -> str:
-    """A file name for a run: what can be read of its key, then six digits of a hash, so that different keys differ."""
+    """A file name for a run: what can be read of its key, then six digits of a hash, so that different keys
+    differ."""
     readable = re.sub(r"[^A-Za-z0-9.\-]", "_", key)[:MAX_READABLE].lstrip(".")
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"

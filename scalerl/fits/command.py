@@ -18,14 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `main`."""
     parser.add_argument("input", type=Path, help="sweep folder, run folder, .csv or .parquet")
     parser.add_argument(
-        "--out", type=Path, help="folder for tables, figures and report (default: INPUT/fits, or TABLE-fits; -TASK added)"
+        "--out",
+        type=Path,
+        help="folder for tables, figures and report (default: INPUT/fits, or TABLE-fits; -TASK added)",
     )
     parser.add_argument("--estimator", choices=list(ESTIMATORS), default="default")
     parser.add_argument("--axis", choices=list(AXES), default="gpu_hours", help="what compute is counted in")
     parser.add_argument("--task", help="fit the pass rate of one task alone, such as math or code")
-    parser.add_argument("--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at")
+    parser.add_argument(
+        "--predict", type=_targets, default=(), metavar="C1,C2", help="compute to predict every run at"
+    )
     parser.add_argument("--min-compute", type=float, help="drop earlier points (paper: 1500 GPU-hours)")
-    parser.add_argument("--min-epochs", type=float, help="drop points of earlier epochs (needs a column epoch)")
+    parser.add_argument(
+        "--min-epochs", type=float, help="drop points of earlier epochs (needs a column epoch)"
+    )
     parser.add_argument("--max-compute", type=float, help="do not fit later points")
 
 
@@ -77,11 +83,17 @@ def _tell(outcome: Outcome, out: Path) -> None:
         print(format_table(fit_rows(outcome.records), COLUMNS))
     for record in outcome.records:
         if not record.identified:
-            print(f"{record.key}: not yet identified: {record.reason}; {advice(record.needed_compute)} {record.axis}")
+            print(
+                f"{record.key}: not yet identified: {record.reason}; {advice(record.needed_compute)} {record.axis}"
+            )
     for row in outcome.scored:
         if row.hit is not None:
             verdict = "inside" if row.hit else "outside"
-            print(f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}")
-    print(f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}")
+            print(
+                f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}"
+            )
+    print(
+        f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}"
+    )
     for unreadable in outcome.unreadable:
         print(f"error: {unreadable.run}: {unreadable.reason}", file=sys.stderr)

@@ -9,8 +9,24 @@ from matplotlib.figure import Figure
 from scalerl import files
 from scalerl.fits.records import RunRecord
 
-LABELS = {"gpu_hours": "compute (GPU-hours)", "tokens": "tokens", "flops": "FLOPs", "steps": "optimizer steps"}
-COLOURS = ("#1f6feb", "#d1495b", "#2e8b57", "#8250df", "#c77700", "#0f9bb0", "#9a3e7c", "#5c6670", "#7a9a01", "#b5482a")
+LABELS = {
+    "gpu_hours": "compute (GPU-hours)",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "steps": "optimizer steps",
+}
+COLOURS = (
+    "#1f6feb",
+    "#d1495b",
+    "#2e8b57",
+    "#8250df",
+    "#c77700",
+    "#0f9bb0",
+    "#9a3e7c",
+    "#5c6670",
+    "#7a9a01",
+    "#b5482a",
+)
 DPI = 150
 MAX_LEGEND = 20
 """Runs named in the figure of an axis, those with the highest ceilings."""
@@ -34,7 +50,9 @@ def run_figure(record: RunRecord) -> Figure:
         summary = f"A {curve['a']:.3f}   B {curve['b']:.2f}   C_mid {curve['c_mid']:.4g}"
     else:
         summary = "ceiling not yet identified"
-        axes.annotate(_wrap(record.reason), (0.02, 0.02), xycoords="axes fraction", fontsize=6.5, color="0.35")
+        axes.annotate(
+            _wrap(record.reason), (0.02, 0.02), xycoords="axes fraction", fontsize=6.5, color="0.35"
+        )
     axes.set_title(f"{record.key}\n{summary}", fontsize=9, loc="left")
     axes.legend(fontsize=7, frameon=False, loc="upper left")
     seen = [*record.points["pass_rate"], record.measured_r0, *_visible(record)]
@@ -48,7 +66,11 @@ def axis_figure(title: str, records: list[RunRecord]) -> Figure:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = _axes(figure, records[0].axis)
     for i, record in enumerate(sorted(records, key=lambda r: -r.curve["a"])):
-        verdict = f"A {record.curve['a']:.3f}, B {record.curve['b']:.2f}" if record.identified else "not yet identified"
+        verdict = (
+            f"A {record.curve['a']:.3f}, B {record.curve['b']:.2f}"
+            if record.identified
+            else "not yet identified"
+        )
         name = record.run + (f" #{record.seed}" if record.seed else "")
         label = f"{name} ({verdict})" if i < MAX_LEGEND else "_"  # matplotlib leaves out what begins so
         draw_curve(axes, record, COLOURS[i % len(COLOURS)], band=False, label=label)

@@ -1,4 +1,5 @@
-"""Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot be read."""
+"""Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot
+be read."""
 
 import os
 import re
@@ -13,7 +14,7 @@ import pandas as pd
 
 from scalerl.curve.window import MIN_POINTS
 from scalerl.fits.points import RunPoints, Where, run_points
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
@@ -29,7 +30,9 @@ class Unreadable:
     reason: str
 
 
-def read_input(path: Path, axis: str = "gpu_hours", task: str | None = None) -> tuple[list[RunPoints], list[Unreadable]]:
+def read_input(
+    path: Path, axis: str = "gpu_hours", task: str | None = None
+) -> tuple[list[RunPoints], list[Unreadable]]:
     """All curves of a sweep folder, a run folder, a CSV or a Parquet file; `task`: of its pass rate alone.
 
     Raises:
@@ -67,14 +70,18 @@ def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[R
             run = read(i)
             run.window()
             if run.key in runs:
-                raise ValueError(f"a second run of the name {run.key!r}; rename its folder, or fit the folders apart")
+                raise ValueError(
+                    f"a second run of the name {run.key!r}; rename its folder, or fit the folders apart"
+                )
             runs[run.key] = run
         except (ValueError, OSError) as error:
             unreadable.append(Unreadable(run=name, reason=str(error)))
     return list(runs.values()), unreadable
 
 
-def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None, task: str | None = None) -> RunPoints:
+def read_folder(
+    folder: Path, axis: str = "gpu_hours", name: str | None = None, task: str | None = None
+) -> RunPoints:
     """The eval rows of one run folder; the first, taken before any update, is R0.
 
     Raises:
@@ -84,13 +91,19 @@ def read_folder(folder: Path, axis: str = "gpu_hours", name: str | None = None, 
     figure, run, seed = split_name(name)
     rows = _eval_rows(folder / "metrics.jsonl", axis, task)
     if len(rows) <= MIN_POINTS:
-        raise ValueError(f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer")
+        raise ValueError(
+            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer"
+        )
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
     if table.step[0] != 0:
-        raise ValueError(f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0")
+        raise ValueError(
+            f"{folder}: the first evaluation is of step {table.step[0]}; R0 must be measured at step 0"
+        )
     r0 = float(table.pass_rate[0])
     place = f"{folder}: evaluation"
-    return run_points(table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{place} {index}")
+    return run_points(
+        table.iloc[1:], _column(table, axis), figure, run, seed, r0, folder, lambda index: f"{place} {index}"
+    )
 
 
 def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
@@ -106,21 +119,27 @@ def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
         optional = [name for name in ("num_prompts", "samples_per_prompt", "epoch") if name in row]
         for name in ("step", "pass_rate", column, *optional):
             value = row.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not abs(value) <= sys.float_info.max
+            ):
                 raise ValueError(f"{path}: row {i}, an evaluation: {name} is {value!r}, not a finite number")
         evaluations.append(row)
     return evaluations
 
 
 def split_name(name: str) -> tuple[str, str, str]:
-    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN, or RUN-seedN."""
+    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN, or
+    RUN-seedN."""
     parent, _, folder = name.rpartition("/")
     match = re.fullmatch(r"(?:([^-]+)-)?(.+)-seed(\d+)", folder)
     return (match[1] or parent, match[2], match[3]) if match else (parent, folder, "")
 
 
 def _columns_of(task: str | None, there: Collection[str], where: str) -> dict[str, str]:
-    """What holds the pass rate of a task, and how many prompts it is of: {usual name: name}. Nothing for all tasks together."""
+    """What holds the pass rate of a task, and how many prompts it is of: {usual name: name}. Nothing for all
+    tasks together."""
     if task is None:
         return {}
     names = {"pass_rate": f"pass_rate_{task}", "num_prompts": f"num_prompts_{task}"}
@@ -138,11 +157,15 @@ def _read_table(path: Path, axis: str, task: str | None) -> tuple[list[RunPoints
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; it needs the columns run, {AXES[axis][0]}, pass_rate") from None
     table = table.reset_index(drop=True)
-    table = table.assign(**{name: table.get(column) for name, column in _columns_of(task, table.columns, str(path)).items()})
+    table = table.assign(
+        **{name: table.get(column) for name, column in _columns_of(task, table.columns, str(path)).items()}
+    )
     column = _column(table, axis)
     missing = [name for name in ("run", "pass_rate") if name not in table]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
+        )
     if table.empty:
         raise ValueError(f"{path} has a header but no rows")
     for name in ("figure", "seed"):
@@ -175,7 +198,9 @@ def _column(table: pd.DataFrame, axis: str) -> str:
     for name in AXES[axis]:
         if name in table:
             return name
-    raise ValueError(f"no column {AXES[axis][0]} for the axis {axis}; there are {', '.join(map(str, table.columns))}")
+    raise ValueError(
+        f"no column {AXES[axis][0]} for the axis {axis}; there are {', '.join(map(str, table.columns))}"
+    )
 
 
 def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:
@@ -203,7 +228,8 @@ def _given_r0(rows: pd.DataFrame, where: Where) -> float:
 
 
 def _first_r0(rows: pd.DataFrame, column: str, where: Where) -> float:
-    """The pass rate of the run's first evaluation, which must be its earliest and not marked as extrapolation."""
+    """The pass rate of the run's first evaluation, which must be its earliest and not marked as
+    extrapolation."""
     first, compute = where(rows.index[0]), pd.to_numeric(rows[column], errors="coerce")
     later = not np.isfinite(compute.iloc[0]) or (compute.iloc[1:] <= compute.iloc[0]).any()
     if later or ("split" in rows and rows.split.iloc[0] != "fit"):
@@ -213,5 +239,7 @@ def _first_r0(rows: pd.DataFrame, column: str, where: Where) -> float:
         )
     value = pd.to_numeric(rows.pass_rate, errors="coerce").iloc[0]
     if not np.isfinite(value):
-        raise ValueError(f"{first}: pass_rate is {rows.pass_rate.iloc[0]}, not a finite number; it is the run's R0")
+        raise ValueError(
+            f"{first}: pass_rate is {rows.pass_rate.iloc[0]}, not a finite number; it is the run's R0"
+        )
     return float(value)

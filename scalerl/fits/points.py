@@ -31,7 +31,8 @@ class RunPoints:
     """False for points that are predicted and scored, never fitted."""
     num_samples: FloatArray
     epoch: FloatArray | None
-    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no number."""
+    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no
+    number."""
     r0: float
     folder: Path | None
     """The run folder, where there is one."""
@@ -39,7 +40,9 @@ class RunPoints:
     @property
     def key(self) -> str:
         """Unique within one input."""
-        return "/".join(part for part in (self.figure, self.run) if part) + (f"#{self.seed}" if self.seed else "")
+        return "/".join(part for part in (self.figure, self.run) if part) + (
+            f"#{self.seed}" if self.seed else ""
+        )
 
     def window(self) -> Window:
         """The points to fit.
@@ -56,7 +59,14 @@ class RunPoints:
 
 
 def run_points(
-    rows: pd.DataFrame, column: str, figure: str, run: str, seed: str, r0: float, folder: Path | None, where: Where
+    rows: pd.DataFrame,
+    column: str,
+    figure: str,
+    run: str,
+    seed: str,
+    r0: float,
+    folder: Path | None,
+    where: Where,
 ) -> RunPoints:
     """The rows of one run as arrays.
 
@@ -71,7 +81,9 @@ def run_points(
             raise ValueError(f"{where(index)}: {name} is {rows[name][index]}, not a finite number")
         rows = rows.assign(**{name: values})
     for index in rows.index[(rows.pass_rate < 0) | (rows.pass_rate > 1)]:
-        raise ValueError(f"{where(index)}: pass_rate {rows.pass_rate[index]} is outside [0, 1]; is it a percentage?")
+        raise ValueError(
+            f"{where(index)}: pass_rate {rows.pass_rate[index]} is outside [0, 1]; is it a percentage?"
+        )
     if not 0 <= r0 < 1:
         raise ValueError(f"{where(rows.index[0])}: R0 = {r0}; it must lie in [0, 1)")
     _check_ascending(rows[column], where, run)
@@ -95,19 +107,31 @@ def run_points(
 def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
     values = compute.to_numpy(dtype=float)
     if len(values) and values[0] <= 0:
-        raise ValueError(f"{where(compute.index[0])}: {compute.name} {values[0]:g} after R0; it must be above 0")
+        raise ValueError(
+            f"{where(compute.index[0])}: {compute.name} {values[0]:g} after R0; it must be above 0"
+        )
     for before, value, index in zip(values[:-1], values[1:], compute.index[1:], strict=True):
         if value == before:
-            raise ValueError(f"{where(index)}: a second point at {compute.name} {value:g}; drop one of the duplicates")
+            raise ValueError(
+                f"{where(index)}: a second point at {compute.name} {value:g}; drop one of the duplicates"
+            )
         if value < before:
-            way_out = f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
+            way_out = (
+                f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
+            )
             raise ValueError(f"{where(index)}: {compute.name} falls from {before:g} to {value:g}; {way_out}")
 
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:
     if "num_prompts" not in rows or "samples_per_prompt" not in rows:
         return np.full(len(rows), float(DEFAULT_SAMPLES))
-    counts = rows[["num_prompts", "samples_per_prompt"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    counts = (
+        rows[["num_prompts", "samples_per_prompt"]]
+        .apply(pd.to_numeric, errors="coerce")
+        .to_numpy(dtype=float)
+    )
     if not ((counts > 0) & (counts < MAX_COUNT)).all():
-        raise ValueError("num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all")
+        raise ValueError(
+            "num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all"
+        )
     return np.asarray(counts.prod(axis=1))

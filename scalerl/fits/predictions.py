@@ -1,6 +1,6 @@
 """prediction.json: what was foretold of a run, written once before it is extended, scored afterwards.
-
-Each target is foretold once: a later call with a farther target adds prediction-2.json, and so on; no file ever changes.
+ Each target is foretold once: a later call with a farther target adds prediction-2.json, and so on; no file
+ever changes.
 """
 
 import json
@@ -19,7 +19,8 @@ from scalerl.fits.records import RunRecord
 NAME = "prediction.json"
 FORETOLD = ("compute", "predicted", "lo90", "hi90")
 NEAR = 0.1
-"""A run stops in time for its last evaluation: one this close below a target is scored, the prediction moved there along its curve."""
+"""A run stops in time for its last evaluation: one this close below a target is scored, the prediction moved
+there along its curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class Scored:
     lo90: float
     hi90: float
     observed: float | None
-    """Interpolated in log compute between the evaluations either side, or the last one where that is up to NEAR short of the target;
-    the prediction is then the foretold one at its compute. None while the run has not got there."""
+    """Interpolated in log compute between the evaluations either side, or the last one where that is up to
+    NEAR short of the target; the prediction is then the foretold one at its compute. None while the run has
+    not got there."""
     error: float | None
     """observed - predicted."""
     hit: bool | None
@@ -55,10 +57,12 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def write_prediction(folder: Path, record: RunRecord) -> Path | None:
-    """Write the record's targets beyond its window that nothing in `folder` foretells yet; None if there are none such.
+    """Write the record's targets beyond its window that nothing in `folder` foretells yet; None if there are
+    none such.
 
     Raises:
-        ValueError: no target lies beyond the window, or an earlier prediction cannot be read or is over another axis.
+        ValueError: no target lies beyond the window, or an earlier prediction cannot be read or is over
+            another axis.
     """
     last = record.points["compute"][-1]
     targets = [p for p in record.predictions if p["observed"] is None and (p["compute"] or 0) > last]
@@ -107,14 +111,17 @@ def _read(path: Path, axis: str) -> tuple[float, Sigmoid, list[dict[str, float]]
         predictions = [{name: float(entry[name]) for name in FORETOLD} for entry in written["predictions"]]
         foretold_at, found, curve = float(written["window"][1]), written["axis"], Sigmoid(**written["curve"])
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} holds no prediction ({error!r}); delete it or restore it from a copy") from None
+        raise ValueError(
+            f"{path} holds no prediction ({error!r}); delete it or restore it from a copy"
+        ) from None
     if found != axis:
         raise ValueError(f"{path} predicts over {found}; fit with --axis {found} to score it")
     return foretold_at, curve, predictions
 
 
 def score(folder: Path, record: RunRecord) -> list[Scored]:
-    """Compare all that was foretold in `folder` with the run as it is now; `record` is on the same compute axis.
+    """Compare all that was foretold in `folder` with the run as it is now; `record` is on the same compute
+    axis.
 
     Raises:
         ValueError: a prediction was made on another axis, or a file holds none.
@@ -130,7 +137,9 @@ def score(folder: Path, record: RunRecord) -> list[Scored]:
 def _score(prediction: dict[str, float], curve: Sigmoid, foretold_at: float, record: RunRecord) -> Scored:
     compute, pass_rate = record.points["compute"], record.points["pass_rate"]
     if prediction["compute"] > (1 + NEAR) * compute[-1]:
-        return Scored(key=record.key, foretold_at=foretold_at, **prediction, observed=None, error=None, hit=None)
+        return Scored(
+            key=record.key, foretold_at=foretold_at, **prediction, observed=None, error=None, hit=None
+        )
     reached = min(prediction["compute"], compute[-1])
     moved = float(curve(reached) - curve(prediction["compute"]))
     prediction = prediction | {name: prediction[name] + moved for name in ("predicted", "lo90", "hi90")}

@@ -1,4 +1,5 @@
-"""One run's fit as a record: plain values that go to fits.json, from which tables, figures and report are made."""
+"""One run's fit as a record: plain values that go to fits.json, from which tables, figures and report are
+made."""
 
 import hashlib
 import json
@@ -11,9 +12,9 @@ from scalerl.curve.compare import quantiles
 from scalerl.curve.estimators import CurveFit, fit_curve
 from scalerl.curve.paper import MIN_GPU_HOURS
 from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.robustness import cut, robustness
 from scalerl.curve.sigmoid import BoolArray
 from scalerl.curve.window import Window
-from scalerl.curve.windows import cut, stability
 from scalerl.fits.points import RunPoints
 
 FORMAT = 2
@@ -48,7 +49,9 @@ class Options:
         if self.max_compute is not None and not self.max_compute > 0:
             raise ValueError(f"--max-compute {self.max_compute:g} leaves nothing to fit; it must be above 0")
         if self.estimator == "paper" and self.axis != "gpu_hours":
-            raise ValueError(f"the paper's grid of C_mid is in GPU-hours; over {self.axis} use default or least_squares")
+            raise ValueError(
+                f"the paper's grid of C_mid is in GPU-hours; over {self.axis} use default or least_squares"
+            )
 
     @property
     def start(self) -> float:
@@ -99,7 +102,9 @@ def advice(needed_compute: float | None) -> str:
 
 def signature(points: RunPoints, options: Options) -> str:
     """Identifies a fit: the same points, options and prior give the same record."""
-    arrays = [values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)]
+    arrays = [
+        values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)
+    ]
     epoch = None if points.epoch is None else points.epoch.tolist()
     name = [points.figure, points.run, points.seed]
     content = [FORMAT, name, points.r0, arrays, epoch, asdict(options), asdict(PUBLISHED)]
@@ -115,7 +120,9 @@ def window_of(points: RunPoints, options: Options) -> Window:
     start = options.start
     if options.min_epochs is not None:
         if points.epoch is None or not np.isfinite(points.epoch).all():
-            raise ValueError(f"{points.key} has no epoch in every row; cut off by compute instead (--min-compute)")
+            raise ValueError(
+                f"{points.key} has no epoch in every row; cut off by compute instead (--min-compute)"
+            )
         start = max(start, points.compute[points.epoch >= options.min_epochs].min(initial=float("inf")))
     end = float("inf") if options.max_compute is None else options.max_compute
     try:
@@ -156,7 +163,7 @@ def fit_record(points: RunPoints, options: Options) -> RunRecord:
         needed_compute=fit.verdict.needed_compute,
         a_quantiles=quantiles(fit.parameters.a).tolist(),
         alternatives=[asdict(alternative) for alternative in fit.alternatives],
-        windows=[asdict(window_fit) for window_fit in stability(window, fit)],
+        windows=[asdict(window_fit) for window_fit in robustness(window, fit)],
         points={
             "compute": points.compute.tolist(),
             "pass_rate": points.pass_rate.tolist(),
@@ -169,7 +176,9 @@ def fit_record(points: RunPoints, options: Options) -> RunRecord:
 
 
 def _in_window(points: RunPoints, window: Window) -> BoolArray:
-    return np.asarray(points.fitted & (points.compute >= window.compute[0]) & (points.compute <= window.compute[-1]))
+    return np.asarray(
+        points.fitted & (points.compute >= window.compute[0]) & (points.compute <= window.compute[-1])
+    )
 
 
 def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[float]]:
@@ -187,7 +196,10 @@ def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[fl
 
 def _predictions(fit: CurveFit, points: RunPoints, options: Options) -> list[dict[str, float | None]]:
     """The points marked as extrapolation, then the targets asked for."""
-    observed: list[float | None] = [*points.pass_rate[~points.fitted].tolist(), *[None] * len(options.predict)]
+    observed: list[float | None] = [
+        *points.pass_rate[~points.fitted].tolist(),
+        *[None] * len(options.predict),
+    ]
     compute = np.array([*points.compute[~points.fitted], *options.predict], dtype=float)
     if not len(compute):
         return []

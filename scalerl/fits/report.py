@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalerl import files
-from scalerl.algo.stability import Alarm
+from scalerl.alarms import Alarm
 from scalerl.curve.compare import Pair, Ranked
 from scalerl.fits.figures import COLOURS, LABELS
 from scalerl.fits.inputs import Unreadable
@@ -34,9 +34,17 @@ def write_report(
     """Write the page. alarmed: the alarms of every run that had any, by its key."""
     sections = [
         _section("Not fitted, or not scored", [asdict(row) for row in unreadable]),
-        *(_section(f"Ranking: {figure or 'all runs'}", [ranking_row(r) for r in rows]) for figure, rows in ranked.items()),
-        *(_matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows) for figure, rows in paired.items()),
-        _section("Alarms", [{"run": key} | asdict(alarm) for key, raised in alarmed.items() for alarm in raised]),
+        *(
+            _section(f"Ranking: {figure or 'all runs'}", [ranking_row(r) for r in rows])
+            for figure, rows in ranked.items()
+        ),
+        *(
+            _matrix(f"P(row's ceiling is above column's): {figure or 'all runs'}", rows)
+            for figure, rows in paired.items()
+        ),
+        _section(
+            "Alarms", [{"run": key} | asdict(alarm) for key, raised in alarmed.items() for alarm in raised]
+        ),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),
         _section("Stability under the window", _windows(records)),
@@ -92,7 +100,9 @@ def _section(title: str, rows: Sequence[dict[str, Any]]) -> str:
 def _matrix(title: str, rows: list[Pair]) -> str:
     names = list(dict.fromkeys(row.recipe for row in rows))
     above = {(row.recipe, row.other): row.ceiling_above for row in rows}
-    table: list[dict[str, Any]] = [{"": one} | {other: above.get((one, other), "") for other in names} for one in names]
+    table: list[dict[str, Any]] = [
+        {"": one} | {other: above.get((one, other), "") for other in names} for one in names
+    ]
     return _section(title, table)
 
 

@@ -1,4 +1,5 @@
-"""The tables of a sweep: fits.csv, predictions.csv, alternatives.csv, windows.csv, ranking.csv, pairs.csv, scores.csv."""
+"""The tables of a sweep: fits.csv, predictions.csv, alternatives.csv, windows.csv, ranking.csv, pairs.csv,
+scores.csv."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,8 @@ MAX_PAIRED = 30
 
 
 def fit_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
-    """One row a run. Where the window does not identify the ceiling, A, B and C_mid are empty and only bounds stand."""
+    """One row a run. Where the window does not identify the ceiling, A, B and C_mid are empty and only bounds
+    stand."""
     return [_fit_row(record) for record in records]
 
 
@@ -58,7 +60,11 @@ def prediction_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
 
 def nested_rows(records: list[RunRecord], name: str) -> list[dict[str, Any]]:
     """One row for each entry of a record's `alternatives` or `windows`."""
-    return [{"figure": r.figure, "run": r.run, "seed": r.seed} | entry for r in records for entry in getattr(r, name)]
+    return [
+        {"figure": r.figure, "run": r.run, "seed": r.seed} | entry
+        for r in records
+        for entry in getattr(r, name)
+    ]
 
 
 def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str, list[Pair]]]:
@@ -101,7 +107,9 @@ def recipes_of(records: list[RunRecord]) -> list[Recipe]:
 def fitted_window(record: RunRecord) -> Window:
     """The window that a record was fitted to."""
     fitted = np.array(record.points["fitted"], dtype=bool)
-    columns = {name: np.array(record.points[name])[fitted] for name in ("compute", "pass_rate", "num_samples")}
+    columns = {
+        name: np.array(record.points[name])[fitted] for name in ("compute", "pass_rate", "num_samples")
+    }
     return Window(r0=record.measured_r0, **columns)
 
 
@@ -112,7 +120,8 @@ def write_tables(
     paired: dict[str, list[Pair]],
     scored: list[Scored],
 ) -> None:
-    """Write every table into `out`; tables without rows are left out, and removed if an earlier call wrote them."""
+    """Write every table into `out`; tables without rows are left out, and removed if an earlier call wrote
+    them."""
     tables = {
         "fits": fit_rows(records),
         "predictions": prediction_rows(records),
@@ -146,7 +155,9 @@ def format_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
     """Aligned text for a terminal; numbers to four digits, nothing as a dash."""
     cells = [list(columns)] + [[_text(row[name]) for name in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
+    )
 
 
 def _text(value: Any) -> str:

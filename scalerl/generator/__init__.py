@@ -1,4 +1,5 @@
-"""The generator: samples the admitted prompt groups without a pause, grades them, and publishes each group that is whole."""
+"""The generator: samples the admitted prompt groups without a pause, grades them, and publishes each group
+that is whole."""
 
 from scalerl.generator.loop import run_generator
 

@@ -1,16 +1,19 @@
-"""Watching for new policies beside the engine: the main thread never waits for a hash or a slow file system."""
+"""Watching for new policies beside the engine: the main thread never waits for a hash or a slow file
+system."""
 
 import threading
 import time
 
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import PolicyManifest, check_weights, read_manifest
+from scalerl.spool.admission import PolicyManifest, read_manifest
+from scalerl.spool.weights import check_weights
 
 POLL_S = 0.05
 
 
 class PolicyFollower:
-    """A thread that reads the manifest and checks the weights it names, which also brings them into the page cache."""
+    """A thread that reads the manifest and checks the weights it names, which also brings them into the page
+    cache."""
 
     def __init__(self, paths: RunPaths, first: PolicyManifest) -> None:
         """`first`: a manifest whose weights have been checked."""

@@ -1,4 +1,5 @@
-"""One prompt group on its way: completions come in, are graded beside the engine, and become rollouts when all are there."""
+"""One prompt group on its way: completions come in, are graded beside the engine, and become rollouts when
+all are there."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +13,8 @@ from scalerl.verify.answers import Verdict
 
 @dataclass(kw_only=True)
 class Group:
-    """`completions` and `verdicts` are by index in the group; the index is filled when the completion finished."""
+    """`completions` and `verdicts` are by index in the group; the index is filled when the completion
+    finished."""
 
     group: int
     problem: Problem
@@ -38,7 +40,9 @@ class Group:
         """The rows of the group's shard; `reward(correct, num_tokens)`. Only when graded."""
         return [self._rollout(index, reward, writer, attempt) for index in range(self.num_completions)]
 
-    def _rollout(self, index: int, reward: Callable[[bool, int], float], writer: str, attempt: int) -> Rollout:
+    def _rollout(
+        self, index: int, reward: Callable[[bool, int], float], writer: str, attempt: int
+    ) -> Rollout:
         completion, verdict = self.completions[index], self.verdicts[index].result()
         return Rollout(
             group=self.group,

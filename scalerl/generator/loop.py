@@ -1,8 +1,9 @@
-"""The generator process: follow the policy, start admitted groups, sample, publish - one engine step at a time, never a batch.
+"""The generator process: follow the policy, start admitted groups, sample, publish - one engine step at a
+time, never a batch.
 
     scalerl role generator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
-
-It keeps no state: what is admitted, its own, not in the spool and not running gets started. So it may die and come back.
+ It keeps no state: what is admitted, its own, not in the spool and not running gets started. So it may die
+and come back.
 """
 
 import time
@@ -17,17 +18,22 @@ from scalerl.config import LengthConfig, RunConfig
 from scalerl.data.problem import Problem, load_problems
 from scalerl.fence import check_attempt
 from scalerl.files import read_json
-from scalerl.generator.admission import goes_back, startable_groups
 from scalerl.generator.follow import PolicyFollower, weights_are_there
 from scalerl.generator.group import Group
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
-from scalerl.inference.stop import StopSignal
-from scalerl.inference.verifier import start_verifier
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import PolicyManifest, pinned_weights, read_manifest, wait_for_manifest
+from scalerl.role import StopSignal, start_verifier
+from scalerl.spool.admission import (
+    PolicyManifest,
+    goes_back,
+    read_manifest,
+    startable_groups,
+    wait_for_manifest,
+)
 from scalerl.spool.shards import Spool
+from scalerl.spool.weights import pinned_weights
 
 IDLE_S = 0.02
 RECONCILE_S = 2.0
@@ -39,7 +45,8 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     Raises:
         TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
         StaleAttempt: a newer attempt owns the run folder.
-        ValueError: a manifest names an unknown prompt, a prompt is too long, or weights differ from their published hash.
+        ValueError: a manifest names an unknown prompt, a prompt is too long, or weights differ from their
+            published hash.
     """
     stop = StopSignal()
     paths = RunPaths(run_dir)
@@ -48,7 +55,9 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     import_vllm()
     wait_for_manifest(paths, config.launch.wait_for_weights_s)
     seed = int(np.random.SeedSequence([config.seed, index, attempt]).generate_state(1)[0])
-    manifest, engine = _start_engine(paths, EngineOptions.of(config, seed), owner=f"generator-{index}.{attempt}")
+    manifest, engine = _start_engine(
+        paths, EngineOptions.of(config, seed), owner=f"generator-{index}.{attempt}"
+    )
     try:
         generator = Generator(config, paths, index, attempt, problems, engine, manifest, seed)
         try:
@@ -61,7 +70,9 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
         engine.shutdown()
 
 
-def _start_engine(paths: RunPaths, options: EngineOptions, owner: str) -> tuple[PolicyManifest, SamplingEngine]:
+def _start_engine(
+    paths: RunPaths, options: EngineOptions, owner: str
+) -> tuple[PolicyManifest, SamplingEngine]:
     """An engine that serves the newest published policy."""
     while True:
         manifest = read_manifest(paths)
@@ -101,9 +112,13 @@ class Generator:
             code_instruction=config.data.code_instruction,
             max_prompt_tokens=config.length.max_prompt_tokens,
         )
-        for problem in problems.values():  # a prompt that is too long ends the run now, not when its turn comes
+        for (
+            problem
+        ) in problems.values():  # a prompt that is too long ends the run now, not when its turn comes
             self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
-        self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(engine, tokenizer, config.length, seed)
+        self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(
+            engine, tokenizer, config.length, seed
+        )
         self._reward = partial(reward, penalty=_penalty(config.length))
         self._spool = Spool(paths.spool)
         self._waiting: deque[tuple[int, str]] = deque()
@@ -113,7 +128,8 @@ class Generator:
         self._pool = start_verifier(config, problems.values())
 
     def advance(self) -> None:
-        """Load a new policy if there is one, start groups, do one engine step, publish what is whole. Sleeps briefly if idle."""
+        """Load a new policy if there is one, start groups, do one engine step, publish what is whole. Sleeps
+        briefly if idle."""
         self._follow()
         self._reconcile()
         self._start_groups()
@@ -144,12 +160,15 @@ class Generator:
                     raise
                 return  # a newer policy replaced it
             num_running = self._sampler.num_running
-            print(f"{self._name}: policy {manifest.name} loaded in {load_s:.3f} s with {num_running} completions running")
+            print(
+                f"{self._name}: policy {manifest.name} loaded in {load_s:.3f} s with {num_running} completions running"
+            )
         self._manifest = manifest
         self._reconcile_at_s = 0.0
 
     def _reconcile(self) -> None:
-        """Compare what is admitted with what is in the spool: lost or quarantined groups are started again."""
+        """Compare what is admitted with what is in the spool: lost or quarantined groups are started
+        again."""
         if time.monotonic() < self._reconcile_at_s:
             return
         self._reconcile_at_s = time.monotonic() + RECONCILE_S
@@ -167,12 +186,15 @@ class Generator:
         )
 
     def _start_groups(self) -> None:
-        """Keep the engine full, and no more than that: what waits here is sampled with a newer policy later."""
+        """Keep the engine full, and no more than that: what waits here is sampled with a newer policy
+        later."""
         num_completions = self._config.batch.generations_per_prompt
         while self._waiting and self._sampler.num_running < self._config.generator.max_num_seqs:
             group, prompt_id = self._waiting.popleft()
             if prompt_id not in self._problems:
-                raise ValueError(f"group {group} has the prompt {prompt_id}, which {self._config.data.train} does not hold")
+                raise ValueError(
+                    f"group {group} has the prompt {prompt_id}, which {self._config.data.train} does not hold"
+                )
             problem = self._problems[prompt_id]
             token_ids = self._prompts.encode(prompt_id, problem.prompt, problem.task)
             self._groups[group] = Group(group=group, problem=problem, num_completions=num_completions)

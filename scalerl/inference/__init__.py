@@ -1,1 +1,2 @@
-"""Sampling with vLLM: the in-process engine, in-flight weight reload, forced interruptions, prompts. The only vllm import."""
+"""Sampling with vLLM: the in-process engine, in-flight weight reload, forced interruptions, prompts. The only
+vllm import."""

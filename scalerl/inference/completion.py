@@ -1,8 +1,9 @@
-"""Whole completions: one request each, or two with a forced interruption of the thinking in between (paper, section 2).
-
-With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that budget. If it ended
-by itself, that was all. If the thinking ended within the budget, phase 2 only lets the solution go on to its limit. Otherwise the
-interruption text is forced, outside the loss, and phase 2 samples the answer.
+"""Whole completions: one request each, or two with a forced interruption of the thinking in between (paper,
+section 2).
+ With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that
+budget. If it ended by itself, that was all. If the thinking ended within the budget, phase 2 only lets the
+solution go on to its limit. Otherwise the interruption text is forced, outside the loss, and phase 2 samples
+the answer.
 """
 
 import random
@@ -20,10 +21,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Generic[Key]):
-    """One finished completion; lists are [completion tokens], the end-of-sequence token included if it was sampled.
+    """One finished completion; lists are [completion tokens], the end-of-sequence token included if it was
+    sampled.
 
-    logprobs: natural log, 0 where forced. loss_mask: false where forced. policy_versions: that sampled each token (forced
-    tokens: that was served when they were forced). text: decoded, without the end-of-sequence token. started_s, finished_s: unix.
+    logprobs: natural log, 0 where forced. loss_mask: false where forced. policy_versions: that sampled each
+    token (forced
+    tokens: that was served when they were forced). text: decoded, without the end-of-sequence token.
+    started_s, finished_s: unix.
     """
 
     key: Key
@@ -58,7 +62,8 @@ class _Running:
 
 
 class CompletionSampler(Generic[Key]):
-    """Samples completions with the length control of a run. Keys are the caller's own names of its completions."""
+    """Samples completions with the length control of a run. Keys are the caller's own names of its
+    completions."""
 
     def __init__(self, engine: SamplingEngine, tokenizer: Any, length: LengthConfig, seed: int) -> None:
         """
@@ -90,7 +95,9 @@ class CompletionSampler(Generic[Key]):
         controlled = self._length.length_control == "interruption"
         max_tokens = self._length.max_completion_tokens
         if controlled:
-            max_tokens = self._random.randint(self._length.interruption_min_tokens, self._length.interruption_max_tokens)
+            max_tokens = self._random.randint(
+                self._length.interruption_min_tokens, self._length.interruption_max_tokens
+            )
         running = _Running(
             key=key,
             prompt_token_ids=prompt_token_ids,
@@ -138,14 +145,18 @@ class CompletionSampler(Generic[Key]):
         running.logprobs += [0.0] * len(forced)
         running.loss_mask += [False] * len(forced)
         running.policy_versions += [self._engine.policy_version] * len(forced)
-        return min(self._length.max_solution_tokens, self._length.max_completion_tokens - len(running.token_ids))
+        return min(
+            self._length.max_solution_tokens, self._length.max_completion_tokens - len(running.token_ids)
+        )
 
     def _count_solution_tokens(self, token_ids: list[int]) -> int | None:
         """How many tokens follow the end of thinking; None if the thinking goes on."""
         think_end = self._length.think_end
         if think_end not in self._decode(token_ids):
             return None
-        end = bisect_left(range(len(token_ids)), True, key=lambda last: think_end in self._decode(token_ids[: last + 1]))
+        end = bisect_left(
+            range(len(token_ids)), True, key=lambda last: think_end in self._decode(token_ids[: last + 1])
+        )
         return len(token_ids) - end - 1
 
     def _finish(self, running: _Running, stopped: bool) -> Completion[Key]:
@@ -166,7 +177,9 @@ class CompletionSampler(Generic[Key]):
 
     def _decode(self, token_ids: list[int]) -> str:
         # Special tokens stay visible: think_end may be one.
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(
+            token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
 
 def _extend(running: _Running, segment: Segment) -> None:

@@ -1,7 +1,8 @@
-"""The vLLM engine, in this process: token ids in, sampled token ids with logprobs and per-token policy versions out.
-
-`reload` swaps the weights between two steps while requests run (in-flight update): their KV cache stays as it is, their next
-tokens come from the new policy. Two environments are supported with the same code: CPU (tests, demo) and CUDA.
+"""The vLLM engine, in this process: token ids in, sampled token ids with logprobs and per-token policy
+versions out.
+ `reload` swaps the weights between two steps while requests run (in-flight update): their KV cache stays as
+it is, their next tokens come from the new policy. Two environments are supported with the same code: CPU
+(tests, demo) and CUDA.
 """
 
 import os
@@ -53,9 +54,11 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """What one request sampled. Lists are [tokens]; the end-of-sequence token, if sampled, is the last of them.
+    """What one request sampled. Lists are [tokens]; the end-of-sequence token, if sampled, is the last of
+    them.
 
-    logprobs: natural log, temperature included. stopped: ended by an end-of-sequence token, not by its token limit.
+    logprobs: natural log, temperature included. stopped: ended by an end-of-sequence token, not by its token
+    limit.
     """
 
     request_id: str
@@ -66,7 +69,8 @@ class Segment:
 
 
 def import_vllm() -> None:
-    """Set vLLM's environment and import it, which takes about eight seconds; a role does it while it waits for the trainer."""
+    """Set vLLM's environment and import it, which takes about eight seconds; a role does it while it waits
+    for the trainer."""
     os.environ.update(_ENVIRONMENT)
     for name, value in _ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -94,7 +98,8 @@ class SamplingEngine:
         return self._engine.get_num_unfinished_requests()
 
     def submit(self, request_id: str, token_ids: Sequence[int], *, max_tokens: int, cache_salt: str) -> None:
-        """Sample up to `max_tokens` tokens after `token_ids`. Prefixes are shared only among requests of one `cache_salt`."""
+        """Sample up to `max_tokens` tokens after `token_ids`. Prefixes are shared only among requests of one
+        `cache_salt`."""
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -111,7 +116,8 @@ class SamplingEngine:
         self._engine.add_request(request_id, prompt, params, arrival_time=time.time())
 
     def step(self) -> list[Segment]:
-        """Sample one token for every running request (vLLM's scheduler permitting); returns the requests that finished."""
+        """Sample one token for every running request (vLLM's scheduler permitting); returns the requests that
+        finished."""
         return [self._segment(output) for output in self._engine.step() if output.finished]
 
     def abort(self, request_ids: Sequence[str]) -> None:
@@ -169,7 +175,9 @@ def _start(folder: Path, options: EngineOptions) -> Any:
     arguments: dict[str, Any] = {}
     if current_platform.is_cpu():
         if options.kv_cache_gb == 0:
-            raise ValueError("generator.kv_cache_gb is 0, which lets a GPU decide; on a CPU set it, 0.5 will do for a tiny model")
+            raise ValueError(
+                "generator.kv_cache_gb is 0, which lets a GPU decide; on a CPU set it, 0.5 will do for a tiny model"
+            )
         arguments |= {"enforce_eager": True, "block_size": BLOCK_TOKENS_CPU}
     if options.kv_cache_gb:
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)

@@ -14,10 +14,16 @@ def load_tokenizer(model: str | Path) -> Any:
 
 
 class PromptEncoder:
-    """Problem text + instruction as token ids, in the tokenizer's chat template if it has one. Remembers what it encoded."""
+    """Problem text + instruction as token ids, in the tokenizer's chat template if it has one. Remembers what
+    it encoded."""
 
     def __init__(
-        self, tokenizer: Any, *, instruction: str, max_prompt_tokens: int, code_instruction: str = CODE_INSTRUCTION
+        self,
+        tokenizer: Any,
+        *,
+        instruction: str,
+        max_prompt_tokens: int,
+        code_instruction: str = CODE_INSTRUCTION,
     ) -> None:
         self._tokenizer = tokenizer
         self._instructions = {"math": instruction, "code": code_instruction}
@@ -50,4 +56,8 @@ class PromptEncoder:
         if not self._tokenizer.chat_template:
             return list(self._tokenizer(text)["input_ids"])
         messages = [{"role": "user", "content": text}]
-        return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return list(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+        )

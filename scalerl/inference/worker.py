@@ -14,7 +14,8 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 
 
 class PolicyWorker:
-    """Mixed into vLLM's worker class (`worker_extension_cls`); its methods are called with `collective_rpc`."""
+    """Mixed into vLLM's worker class (`worker_extension_cls`); its methods are called with
+    `collective_rpc`."""
 
     device: torch.device
     model_runner: Any
@@ -22,10 +23,12 @@ class PolicyWorker:
     reload_weights: Any
 
     def load_policy(self, folder: str) -> None:
-        """Replace the weights by those of a published folder. Running requests keep their (now stale) KV cache.
+        """Replace the weights by those of a published folder. Running requests keep their (now stale) KV
+        cache.
 
         Raises:
-            FileNotFoundError: the folder is gone; the weights in use are untouched, since every file is opened beforehand.
+            FileNotFoundError: the folder is gone; the weights in use are untouched, since every file is
+                opened beforehand.
         """
         paths = sorted(Path(folder).glob("*.safetensors"))
         if not paths:
@@ -44,8 +47,8 @@ class PolicyWorker:
     def _forget_expert_kernels(self) -> None:
         if self.device.type != "cpu":
             return
-        # On CPU experts compute with packed weights, which vLLM packs only where it builds their kernel: a reload that finds a
-        # kernel puts plain weights in their place, without an error.
+        # On CPU experts compute with packed weights, which vLLM packs only where it builds their kernel: a
+        # reload that finds a kernel puts plain weights in their place, without an error.
         from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
         for module in self.model_runner.get_model().modules():
@@ -55,8 +58,9 @@ class PolicyWorker:
     def _repack_tied_head(self) -> None:
         if self.device.type != "cpu":
             return
-        # On CPU a linear layer computes with a packed copy of its weight. The reload renews the copies of all layers that have
-        # weights of their own in the checkpoint, hence not that of a head tied to the embedding.
+        # On CPU a linear layer computes with a packed copy of its weight. The reload renews the copies of all
+        # layers that have weights of their own in the checkpoint, hence not that of a head tied to the
+        # embedding.
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         for module in self.model_runner.get_model().modules():

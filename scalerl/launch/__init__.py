@@ -1,1 +1,2 @@
-"""Starting, watching and stopping the processes of a run. Never imports an engine: a login node needs no torch."""
+"""Starting, watching and stopping the processes of a run. Never imports an engine: a login node needs no
+torch."""

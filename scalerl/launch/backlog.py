@@ -5,7 +5,7 @@ from typing import Any
 
 from scalerl.launch.processes import RoleProcess
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import pending_evaluations
+from scalerl.spool.evaluations import pending_evaluations
 
 
 class Backlog:
@@ -18,13 +18,15 @@ class Backlog:
         self._said = False
 
     def gpu_hours(self, rows: list[dict[str, Any]], devices: int) -> float:
-        """What a job of so many devices, which all wait for them, will pay for the evaluations that wait and the last one, to come."""
+        """What a job of so many devices, which all wait for them, will pay for the evaluations that wait and
+        the last one, to come."""
         newest = next((row for row in reversed(rows) if row["kind"] == "eval"), None)
         owed = len(pending_evaluations(self._paths)) + 1
         return owed * newest["evaluation_s"] * devices / 3600 if newest else 0.0
 
     def evaluated(self, row: dict[str, Any]) -> None:
-        """Say it once if evaluations pile up: twice in a row, one ended when two or more later ones were due already."""
+        """Say it once if evaluations pile up: twice in a row, one ended when two or more later ones were due
+        already."""
         num_waiting = sum(request.step > row["step"] for request in pending_evaluations(self._paths))
         self._num_late = self._num_late + 1 if num_waiting > 1 else 0
         if self._num_late == 2 and not self._said:
@@ -38,5 +40,9 @@ class Backlog:
         """Whose part the evaluation of a step waits for."""
         num = len(evaluators)
         done = [self._paths.evaluation_part(step, index, num).exists() for index in range(num)]
-        missing = [process for process, there in zip(evaluators, done, strict=True) if not there] or [evaluators[0]]
-        return f"step {step} lacks the part of " + ", ".join(f"{process.name} (log: {process.log})" for process in missing)
+        missing = [process for process, there in zip(evaluators, done, strict=True) if not there] or [
+            evaluators[0]
+        ]
+        return f"step {step} lacks the part of " + ", ".join(
+            f"{process.name} (log: {process.log})" for process in missing
+        )

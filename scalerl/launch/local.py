@@ -1,4 +1,5 @@
-"""The processes of a run on one machine without Slurm: which accelerators there are, and which process gets which."""
+"""The processes of a run on one machine without Slurm: which accelerators there are, and which process gets
+which."""
 
 import os
 import shutil
@@ -9,7 +10,8 @@ from scalerl.launch.processes import Layout, RoleProcess, num_devices
 
 
 def visible_gpus() -> list[str]:
-    """The GPU indices this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists. Empty: CPU."""
+    """The GPU indices this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
+    Empty: CPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [device for device in visible.split(",") if device.strip()]
@@ -20,7 +22,8 @@ def visible_gpus() -> list[str]:
 
 
 def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
-    """One process a trainer rank, a generator and an evaluator, with GPUs in that order; no GPUs: CPU processes.
+    """One process a trainer rank, a generator and an evaluator, with GPUs in that order; no GPUs: CPU
+    processes.
 
     Raises:
         ValueError: the machine has some GPUs, but not enough for the configured processes.
@@ -36,7 +39,9 @@ def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
     def process(name: str, arguments: list[str], span: int) -> RoleProcess:
         mine = [next(free) for _ in range(span)] if gpus else []
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if gpus else {}
-        return RoleProcess(name=name, arguments=arguments, num_devices=max(1, len(mine)), environment=environment)
+        return RoleProcess(
+            name=name, arguments=arguments, num_devices=max(1, len(mine)), environment=environment
+        )
 
     def engines(role: str, count: int) -> list[RoleProcess]:
         span = config.generator.tensor_parallel_size

@@ -5,14 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from scalerl.cluster import slurm
+from scalerl.cluster.site import load_site
 from scalerl.config import RunConfig
 from scalerl.fence import HEARTBEAT_EXPIRES_S, claim_attempt
-from scalerl.launch import slurm
 from scalerl.launch.local import local_layout, visible_gpus
 from scalerl.launch.processes import Layout, num_devices
-from scalerl.launch.site import load_site
-from scalerl.launch.steps import step_layout
-from scalerl.metrics import ComputeLedger, Interval
+from scalerl.launch.srun import step_layout
+from scalerl.metrics.ledger import ComputeLedger, Interval
 from scalerl.paths import RunPaths
 
 REQUEUE_DEADLINE_S = 120.0
@@ -117,10 +117,13 @@ class SlurmJob:
 
     def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval:
         """The job is paid for from its start, all its GPUs; without GPUs, its processes count."""
-        return ledger.open("allocation", self._num_gpus or num_devices(config), start_s=self._allocation.start_s)
+        return ledger.open(
+            "allocation", self._num_gpus or num_devices(config), start_s=self._allocation.start_s
+        )
 
     def remaining_s(self) -> float | None:
-        """Seconds until steps.warning_s before the time limit, by our own clock: Slurm's warning may come a minute early or never."""
+        """Seconds until steps.warning_s before the time limit, by our own clock: Slurm's warning may come a
+        minute early or never."""
         if self._allocation.end_s is None:
             return None
         remaining_s = self._allocation.end_s - self._site.warning_s - time.time()
@@ -160,7 +163,8 @@ def open_place() -> Place:
 
 
 def claim(paths: RunPaths, place: Place) -> int:
-    """Claim the folder. In a Slurm job, first wait until the heartbeat of a supervisor that died on another node has expired.
+    """Claim the folder. In a Slurm job, first wait until the heartbeat of a supervisor that died on another
+    node has expired.
 
     Raises:
         ValueError: another supervisor is alive in the folder.

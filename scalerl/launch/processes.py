@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from scalerl.config import RunConfig
-from scalerl.metrics import ComputeLedger, Interval, Role
+from scalerl.metrics.ledger import ComputeLedger, Interval, Role
 from scalerl.paths import RunPaths
 
 PR_SET_PDEATHSIG = 1
@@ -28,7 +28,8 @@ def die_with_parent(parent: int) -> None:
 
 
 PORTS = range(20_000, 30_000)
-"""Below those that Linux gives to connections: the trainer listens seconds after the choice, and none must have taken the port then."""
+"""Below those that Linux gives to connections: the trainer listens seconds after the choice, and none must
+have taken the port then."""
 
 
 def free_port() -> int:
@@ -41,12 +42,17 @@ def free_port() -> int:
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("", port))
             return port
-    raise RuntimeError(f"no TCP port of {PORTS.start} to {PORTS.stop - 1} is free on this host, for the trainer's rendezvous")
+    raise RuntimeError(
+        f"no TCP port of {PORTS.start} to {PORTS.stop - 1} is free on this host, for the trainer's rendezvous"
+    )
 
 
 def num_devices(config: RunConfig) -> int:
     """Devices (GPUs, or CPU processes) a run takes: trainer ranks, generators and evaluators."""
-    return config.trainer.num_ranks + (config.generator.num + config.evaluation.num) * config.generator.tensor_parallel_size
+    return (
+        config.trainer.num_ranks
+        + (config.generator.num + config.evaluation.num) * config.generator.tensor_parallel_size
+    )
 
 
 @dataclass(kw_only=True)
@@ -73,7 +79,12 @@ class RoleProcess:
 
     def base_environment(self) -> dict[str, str]:
         """The environment of every role: no network unless the user set otherwise, one thread."""
-        defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        defaults = {
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         return defaults | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
 
     def words_before(self, attempt: int) -> list[str]:
@@ -109,7 +120,8 @@ class RoleProcess:
         return self._process.pid if self._process else None
 
     def poll(self) -> int | None:
-        """The exit code if the process has ended since the last call (its whole group is ended then), else None."""
+        """The exit code if the process has ended since the last call (its whole group is ended then), else
+        None."""
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode
@@ -138,7 +150,8 @@ class RoleProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """SIGKILL what runs on this machine and leave the rest alone, as the steps of a job that Slurm has given to another start."""
+        """SIGKILL what runs on this machine and leave the rest alone, as the steps of a job that Slurm has
+        given to another start."""
         if self._process is not None:
             RoleProcess.kill(self)
             self._end()

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from scalerl.algo.stability import Alarm
+from scalerl.alarms import Alarm
+from scalerl.cluster.slurm import PREEMPTING, TIMEOUT
 from scalerl.config import RunConfig
 from scalerl.files import read_json, write_json
+from scalerl.launch.budget import limit_reached, sibling_gpu_hours
 from scalerl.launch.place import Place
-from scalerl.launch.report import limit_reached, sibling_gpu_hours
-from scalerl.launch.slurm import PREEMPTING, TIMEOUT
-from scalerl.metrics import ComputeLedger
+from scalerl.metrics.ledger import ComputeLedger
 from scalerl.paths import RunPaths
 
 TIME_LIMIT = "the job's time limit is near"
@@ -34,16 +34,25 @@ class JobEnds(RuntimeError):
 
 
 def after_job_ends(ending: str) -> tuple[str, str]:
-    """(state, reason) of a run: at its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it."""
+    """(state, reason) of a run: at its time limit a job has to be requeued by us; after a preemption or a
+    dead node Slurm does it."""
     return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
 
 class Stopping:
     """Watches for reasons to stop, and asks the trainer to: it ends its step, checkpoints and exits."""
 
-    def __init__(self, config: RunConfig, paths: RunPaths, attempt: int, place: Place, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: RunConfig, paths: RunPaths, attempt: int, place: Place, note: Callable[[str], None]
+    ) -> None:
         """`note` shows a line to the user."""
-        self._config, self._paths, self._attempt, self._place, self._note = config, paths, attempt, place, note
+        self._config, self._paths, self._attempt, self._place, self._note = (
+            config,
+            paths,
+            attempt,
+            place,
+            note,
+        )
         self.reason: str | None = None
         self.requeue = False
         """Whether this is for Slurm's sake: the job is to be started again."""
@@ -61,7 +70,9 @@ class Stopping:
     @contextmanager
     def signals(self) -> Iterator[Callable[[], None]]:
         """Handle SIGINT, SIGTERM and SIGUSR1; yields a function that makes the process deaf to them."""
-        handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {
+            number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._warn)
 
         def ignore() -> None:
@@ -88,7 +99,8 @@ class Stopping:
         """Ask the trainer to stop when there is reason to, from the metric rows and the GPU-hours so far.
 
         Raises:
-            JobEnds: the job is gone. RunFailed: a trainer asked to stop did not within launch.stop_deadline_s.
+            JobEnds: the job is gone. RunFailed: a trainer asked to stop did not within
+                launch.stop_deadline_s.
         """
         if not self.requeue:
             self._check_time()
@@ -99,7 +111,9 @@ class Stopping:
             self._check_limits(rows, total)
         elif trainer_running and not self.requeue and time.monotonic() > self._deadline_s:
             limit_s = self._config.launch.stop_deadline_s
-            raise RunFailed(f"stopping ({self.reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)")
+            raise RunFailed(
+                f"stopping ({self.reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)"
+            )
 
     def _check_time(self) -> None:
         """Leave the job in good time: the wait for the checkpoint then ends with the job at the latest."""
@@ -158,7 +172,9 @@ class Stopping:
         last_step_s = max((row["time_s"] for row in rows if row["kind"] == "step"), default=0.0)
         num_jobs = ledger.num_jobs_since(last_step_s)
         if self.reason == TIME_LIMIT and num_jobs >= FRUITLESS_JOBS:
-            raise RunFailed(f"its time limit ended the job {num_jobs} times before one optimizer step: raise --time")
+            raise RunFailed(
+                f"its time limit ended the job {num_jobs} times before one optimizer step: raise --time"
+            )
 
     def own_end(self) -> str:
         """Why the trainer ended without being asked to."""

@@ -1,7 +1,6 @@
 """`scalerl run`: starts the roles of a run, keeps them up, accounts for them, and ends them cleanly.
-
-The supervisor holds no state of its own that matters: everything is in the run folder, so it may die at any point and the same
-command, or the same Slurm job started again, continues the run.
+ The supervisor holds no state of its own that matters: everything is in the run folder, so it may die at any
+point and the same command, or the same Slurm job started again, continues the run.
 """
 
 import shutil
@@ -11,22 +10,25 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from scalerl.algo.stability import standing_alarms
+from scalerl.alarms import standing_alarms
+from scalerl.cluster.slurm import SlurmError
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
 from scalerl.files import read_json, write_json
 from scalerl.launch.backlog import Backlog
-from scalerl.launch.folder import check_inputs, check_machine, check_run_folder, save_config
-from scalerl.launch.loggers import open_loggers
+from scalerl.launch.budget import budget_used_up, sibling_gpu_hours
 from scalerl.launch.place import claim, open_place
+from scalerl.launch.preflight import check_inputs, check_machine
 from scalerl.launch.processes import RoleProcess, free_port
-from scalerl.launch.progress import Progress, status_line
-from scalerl.launch.report import budget_used_up, ceiling, latest, sibling_gpu_hours
-from scalerl.launch.slurm import SlurmError
+from scalerl.launch.snapshot import ceiling, latest
+from scalerl.launch.status_line import Progress, status_line
 from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
-from scalerl.metrics import ComputeLedger, MetricsWriter
+from scalerl.metrics.ledger import ComputeLedger
+from scalerl.metrics.loggers import open_loggers
+from scalerl.metrics.writer import MetricsWriter
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import pending_evaluations
+from scalerl.run_folder import check_run_folder, save_config
+from scalerl.spool.evaluations import pending_evaluations
 
 POLL_S = 0.1
 SAVE_EVERY_S = 1.0
@@ -80,8 +82,8 @@ class Supervisor:
             except RunFailed as error:
                 reason = str(error)
             except (JobEnds, StaleAttempt) as error:
-                # the steps end with the job, and otherwise with their attempt: an srun that were asked to end its step now
-                # would end that of the same number in the job's next start
+                # the steps end with the job, and otherwise with their attempt: an srun that were asked to end
+                # its step now would end that of the same number in the job's next start
                 for process in self.layout.processes:
                     process.abandon()
                 state, reason = after_job_ends(str(error))
@@ -107,7 +109,8 @@ class Supervisor:
             process.start(self.paths, self.attempt, self.ledger)
 
     def _watch(self) -> tuple[str, str]:
-        """Keep the roles up until the trainer has ended by itself; then let the evaluators finish. Returns (state, reason)."""
+        """Keep the roles up until the trainer has ended by itself; then let the evaluators finish. Returns
+        (state, reason)."""
         self._loop(until=self._trainers_ended, watched=[*self.layout.generators, *self.layout.evaluators])
         if self.stopping.reason is None:
             self._collect()
@@ -125,7 +128,10 @@ class Supervisor:
         if self.stopping.requeue and pending_evaluations(self.paths):
             return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
         if self.stopping.interrupts:
-            return "stopped", f"interrupted before the last evaluation ({reason}); the same command continues it"
+            return (
+                "stopped",
+                f"interrupted before the last evaluation ({reason}); the same command continues it",
+            )
         return "finished", reason
 
     def _last_step(self) -> int:
@@ -140,14 +146,17 @@ class Supervisor:
             self.stopping.check(self.metrics.rows, total, self.layout.trainers[0].running)
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
                 if self._allocation is not None:
-                    self._reserved_gpu_hours = self.backlog.gpu_hours(self.metrics.rows, self._allocation.devices)
+                    self._reserved_gpu_hours = self.backlog.gpu_hours(
+                        self.metrics.rows, self._allocation.devices
+                    )
                 self._save("running", "")
             if self.progress.due():
                 self.progress.show(self._status_line())
             time.sleep(POLL_S)
 
     def _trainers_ended(self) -> bool:
-        """Whether every rank has ended well. One that died takes the others along, and all start again from the checkpoint."""
+        """Whether every rank has ended well. One that died takes the others along, and all start again from
+        the checkpoint."""
         trainers = self.layout.trainers
         codes = {process.name: process.poll() for process in trainers}
         dead = [process for process in trainers if codes[process.name] not in (None, 0)]
@@ -183,7 +192,9 @@ class Supervisor:
         if self.stopping.reason is not None and process.role == "trainer":
             raise RunFailed(f"while stopping ({self.stopping.reason}), {cause}")
         if process.num_deaths > self.config.launch.max_restarts:
-            raise RunFailed(f"{cause}; it had been restarted {process.num_deaths - 1} times already (launch.max_restarts)")
+            raise RunFailed(
+                f"{cause}; it had been restarted {process.num_deaths - 1} times already (launch.max_restarts)"
+            )
         self.progress.note(f"{cause}; starting it again")
         return True
 
@@ -192,9 +203,7 @@ class Supervisor:
         if self.stopping.interrupts or self.stopping.requeue or not pending:
             return True
         if time.monotonic() > deadline_s:
-            waited = (
-                f"waited {self.config.launch.evaluation_deadline_s:.0f} s for the last evaluations (launch.evaluation_deadline_s)"
-            )
+            waited = f"waited {self.config.launch.evaluation_deadline_s:.0f} s for the last evaluations (launch.evaluation_deadline_s)"
             raise RunFailed(f"{waited}: {self.backlog.lacking(pending[0].step, self.layout.evaluators)}")
         return False
 
@@ -275,7 +284,9 @@ class Supervisor:
             **self.config.budget.model_dump(),
         }
         check_attempt(self.paths, self.attempt)  # the ledger's fsync may have taken its time
-        write_json(self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()})
+        write_json(
+            self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()}
+        )
 
 
 def run(config: RunConfig, paths: RunPaths) -> int:
@@ -287,9 +298,13 @@ def run(config: RunConfig, paths: RunPaths) -> int:
     if paths.config.exists():
         check_run_folder(paths, config)
         if budget_used_up(config, paths):
-            print(f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget")
+            print(
+                f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget"
+            )
             return EXIT_FINISHED
     limit = config.budget.sweep_max_gpu_hours
     if limit is not None and sibling_gpu_hours(paths) >= limit:
-        raise ValueError(f"the other runs of the sweep have used its budget.sweep_max_gpu_hours = {limit}: raise it to go on")
+        raise ValueError(
+            f"the other runs of the sweep have used its budget.sweep_max_gpu_hours = {limit}: raise it to go on"
+        )
     return Supervisor(config, paths).run()

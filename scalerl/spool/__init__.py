@@ -1,1 +1,2 @@
-"""What generator, trainer and evaluator say to each other: rollout shards, published policies, evaluation requests."""
+"""What generator, trainer and evaluator say to each other: rollout shards, published policies, evaluation
+requests."""

@@ -103,11 +103,15 @@ def check_group(rollouts: Sequence[Rollout], group: int) -> None:
         if (rollout.group, rollout.completion) != (group, index):
             raise ShardError(f"{where}: the row says group {rollout.group}, completion {rollout.completion}")
         if rollout.prompt_id != rollouts[0].prompt_id:
-            raise ShardError(f"{where}: prompt {rollout.prompt_id} in a group of prompt {rollouts[0].prompt_id}")
+            raise ShardError(
+                f"{where}: prompt {rollout.prompt_id} in a group of prompt {rollouts[0].prompt_id}"
+            )
         num_tokens = len(rollout.completion_token_ids)
         lengths = {len(rollout.logprobs), len(rollout.loss_mask), len(rollout.policy_versions)}
         if lengths != {num_tokens} or num_tokens == 0 or len(rollout.prompt_token_ids) == 0:
-            raise ShardError(f"{where}: {num_tokens} completion tokens, but per-token columns of lengths {sorted(lengths)}")
+            raise ShardError(
+                f"{where}: {num_tokens} completion tokens, but per-token columns of lengths {sorted(lengths)}"
+            )
 
 
 def write_group(path: Path, rollouts: Sequence[Rollout]) -> None:
@@ -138,7 +142,9 @@ def read_group(path: Path, group: int, *, as_arrays: bool = False) -> list[Rollo
     if not table.schema.equals(SCHEMA):
         raise ShardError(f"columns differ from rollout schema {SCHEMA_VERSION}: {table.schema.names}")
     columns = {name: _values(name, table[name].combine_chunks(), as_arrays) for name in SCHEMA.names}
-    rollouts = [Rollout(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    rollouts = [
+        Rollout(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
+    ]
     check_group(rollouts, group)
     return rollouts
 

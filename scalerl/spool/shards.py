@@ -1,7 +1,6 @@
 """The spool: a durable queue of rollout shards, one Parquet file a prompt group, named by the group's index.
-
-Groups lie in buckets of BUCKET_GROUPS, spool/<bucket>/<group>.parquet, so that looking for new shards lists the few buckets of
-the current window and never the whole history.
+ Groups lie in buckets of BUCKET_GROUPS, spool/<bucket>/<group>.parquet, so that looking for new shards lists
+the few buckets of the current window and never the whole history.
 """
 
 import os
@@ -44,7 +43,9 @@ class Spool:
         try:
             write_group(temporary, rollouts)
             fsync_file(temporary)
-            os.link(temporary, path)  # unlike a rename, a link never replaces a shard that ranks may be reading
+            os.link(
+                temporary, path
+            )  # unlike a rename, a link never replaces a shard that ranks may be reading
         except FileExistsError:
             return False
         finally:
@@ -100,7 +101,8 @@ class Spool:
     def collect_garbage(self, before_group: int) -> int:
         """Delete the buckets that lie wholly before `before_group`; returns how many.
 
-        `before_group` must be the cursor of the oldest checkpoint that is kept: a resume from it reads all later groups again.
+        `before_group` must be the cursor of the oldest checkpoint that is kept: a resume from it reads all
+        later groups again.
         """
         old = [
             folder

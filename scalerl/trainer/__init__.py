@@ -1,4 +1,5 @@
-"""The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. `scalerl role trainer --index RANK` runs one rank of it.
+"""The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. `scalerl role trainer --index RANK` runs one
+rank of it.
 
 batch.py       waits for the groups of a step, refuses bad ones
 objective.py   advantages, token weights, statistics of a batch
@@ -22,8 +23,9 @@ from scalerl.paths import RunPaths
 
 
 def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
-    """Run one rank of the trainer to the end of the run, and end this process: exit code 0; 1 after a traceback; 143 if SIGTERM made
-    it checkpoint and end (Slurm sends it to every task of a job that it takes away with grace); 0 if its attempt is over (`fence`).
+    """Run one rank of the trainer to the end of the run, and end this process: exit code 0; 1 after a
+    traceback; 143 if SIGTERM made it checkpoint and end (Slurm sends it to every task of a job that it takes
+    away with grace); 0 if its attempt is over (`fence`).
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
     """

@@ -1,4 +1,5 @@
-"""Gets the groups of an optimizer step from the spool: waits for them, refuses bad ones, gives all ranks the same ones."""
+"""Gets the groups of an optimizer step from the spool: waits for them, refuses bad ones, gives all ranks the
+same ones."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +17,20 @@ from scalerl.trainer.progress import Progress
 Group = list[Rollout]
 POLL_S = 0.02
 TURN_S = 10.0
-"""Rank 0 tells the others this often that it is still waiting: a collective must not time out because rollouts are slow."""
+"""Rank 0 tells the others this often that it is still waiting: a collective must not time out because
+rollouts are slow."""
 SLOW_FILE_SYSTEM_S = 60.0
 """How long a shard that rank 0 has read may stay invisible to another rank."""
 
 
-def check_trainable(group: Sequence[Rollout], prompt_id: str, step: int, vocabulary_size: int, config: RunConfig) -> None:
+def check_trainable(
+    group: Sequence[Rollout], prompt_id: str, step: int, vocabulary_size: int, config: RunConfig
+) -> None:
     """Check that a whole, valid group may be trained at `step`, that is by policy version `step`.
 
     Raises:
-        ShardError: not the admitted prompt, not the configured number of completions, too long, token ids or logprobs that cannot
-            be, or off-policyness outside [0, max_off_policyness].
+        ShardError: not the admitted prompt, not the configured number of completions, too long, token ids or
+            logprobs that cannot be, or off-policyness outside [0, max_off_policyness].
     """
     if group[0].prompt_id != prompt_id:
         raise ShardError(f"prompt {group[0].prompt_id}, but {prompt_id} was admitted")
@@ -38,15 +42,21 @@ def check_trainable(group: Sequence[Rollout], prompt_id: str, step: int, vocabul
         where = f"completion {rollout.completion}"
         length = len(rollout.prompt_token_ids) + len(rollout.completion_token_ids)
         if length > config.trainer.micro_batch_tokens:
-            raise ShardError(f"{where}: {length} tokens, trainer.micro_batch_tokens is {config.trainer.micro_batch_tokens}")
+            raise ShardError(
+                f"{where}: {length} tokens, trainer.micro_batch_tokens is {config.trainer.micro_batch_tokens}"
+            )
         token_ids = np.concatenate([rollout.prompt_token_ids, rollout.completion_token_ids])
         if token_ids.min() < 0 or token_ids.max() >= vocabulary_size:
-            raise ShardError(f"{where}: token ids {token_ids.min()} to {token_ids.max()}, vocabulary of {vocabulary_size}")
+            raise ShardError(
+                f"{where}: token ids {token_ids.min()} to {token_ids.max()}, vocabulary of {vocabulary_size}"
+            )
         if not (np.isfinite(rollout.logprobs).all() and np.isfinite(rollout.reward)):
             raise ShardError(f"{where}: a logprob or the reward is not finite")
         lags = step - np.asarray(rollout.policy_versions)
         if lags.min() < 0 or lags.max() > bound:
-            raise ShardError(f"{where}: off-policyness {lags.min()} to {lags.max()} at step {step}, allowed 0 to {bound}")
+            raise ShardError(
+                f"{where}: off-policyness {lags.min()} to {lags.max()} at step {step}, allowed 0 to {bound}"
+            )
 
 
 class BatchReader:
@@ -119,11 +129,16 @@ class BatchReader:
         for index in sorted(new):
             try:
                 group = self._spool.read(index, as_arrays=True)
-                check_trainable(group, progress.admitted[index], progress.step, self._vocabulary_size, self._config)
+                check_trainable(
+                    group, progress.admitted[index], progress.step, self._vocabulary_size, self._config
+                )
                 found[index] = group
             except ShardError as error:
                 target = self._spool.quarantine(self._spool.path(index), str(error))
-                print(f"group {index} refused, waiting for it to be generated again: {error}; kept as {target}", flush=True)
+                print(
+                    f"group {index} refused, waiting for it to be generated again: {error}; kept as {target}",
+                    flush=True,
+                )
         self.read_s += time.monotonic() - begin_s
 
     def _missing(self, progress: Progress, found: dict[int, Group]) -> str:
@@ -136,7 +151,8 @@ class BatchReader:
         )
 
     def _read_late(self, group: int) -> Group:
-        """Other ranks than 0: the shard is valid, but a network file system may show it here a little later."""
+        """Other ranks than 0: the shard is valid, but a network file system may show it here a little
+        later."""
         begin_s = time.monotonic()
         while True:
             try:

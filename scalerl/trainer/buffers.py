@@ -1,8 +1,8 @@
 """The model's constants, such as rotary frequencies, kept as a plain load has them.
-
-While ZeRO-3 partitions a model as it is built, DeepSpeed also casts what `torch.arange`, `torch.full` and their like return to the
-dtype of the body. In bf16 that rounds rotary frequencies by up to .4 %, which at position 4,096 is an angle of several radians: the
-trainer would train another model than the generator samples from. So buffers are made once more, outside, and put in place.
+ While ZeRO-3 partitions a model as it is built, DeepSpeed also casts what `torch.arange`, `torch.full` and
+their like return to the dtype of the body. In bf16 that rounds rotary frequencies by up to .4 %, which at
+position 4,096 is an angle of several radians: the trainer would train another model than the generator
+samples from. So buffers are made once more, outside, and put in place.
 """
 
 from pathlib import Path
@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 def plain_buffers(path: Path | str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the floating buffers that a plain load of the model at `path` makes by itself, on CPU, by name.
 
-    Call it while no HfDeepSpeedConfig lives. Parameters are made on the meta device, so this takes no memory to speak of.
+    Call it while no HfDeepSpeedConfig lives. Parameters are made on the meta device, so this takes no memory
+    to speak of.
     """
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
@@ -24,14 +25,18 @@ def plain_buffers(path: Path | str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def restore_buffers(model: nn.Module, plain: dict[str, Tensor]) -> None:
-    """Put the plain buffers in the place of those that were cast, on their device; what the checkpoint holds stays.
+    """Put the plain buffers in the place of those that were cast, on their device; what the checkpoint holds
+    stays.
 
     Raises:
-        ValueError: a buffer that the checkpoint holds has lost its dtype, or the model has others than a plain load.
+        ValueError: a buffer that the checkpoint holds has lost its dtype, or the model has others than a
+            plain load.
     """
     names = {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     if names != plain.keys():
-        raise ValueError(f"the trainer's model has the floating buffers {sorted(names)}, a plain load has {sorted(plain)}")
+        raise ValueError(
+            f"the trainer's model has the floating buffers {sorted(names)}, a plain load has {sorted(plain)}"
+        )
     for name, buffer in plain.items():
         owner, _, key = name.rpartition(".")
         module = model.get_submodule(owner)
@@ -41,7 +46,8 @@ def restore_buffers(model: nn.Module, plain: dict[str, Tensor]) -> None:
 
 
 def check_buffers(model: nn.Module, plain: dict[str, Tensor]) -> None:
-    """Check every floating buffer against a plain load: those the model makes by value, those of the checkpoint by dtype.
+    """Check every floating buffer against a plain load: those the model makes by value, those of the
+    checkpoint by dtype.
 
     Raises:
         ValueError: one differs, so that trainer and generator would be two models.

@@ -1,4 +1,5 @@
-"""Checkpoints: everything a run needs to continue, without pickle, complete as soon as the folder's name exists.
+"""Checkpoints: everything a run needs to continue, without pickle, complete as soon as the folder's name
+exists.
 
 checkpoints/<step>/state.json                the run's progress, and the size of every other file
                    rank_<rank>.safetensors   this rank's slices of fp32 weights and Adam moments, and its RNG
@@ -87,11 +88,14 @@ def save_checkpoint(
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def _signature(config: RunConfig, world_size: int) -> str:
-    """The run's signature as if it had `world_size` ranks: a checkpoint may be continued on another number of them."""
+    """The run's signature as if it had `world_size` ranks: a checkpoint may be continued on another number of
+    them."""
     trainer = config.trainer.model_copy(update={"num_ranks": world_size})
     return config.model_copy(update={"trainer": trainer}).signature()
 
@@ -183,7 +187,8 @@ class SavedState:
             )
 
     def restore(self, engine: TrainingEngine) -> None:
-        """Load weights, moments and RNG. Bit-exact; on another number of ranks the slices are cut anew and the RNG stays."""
+        """Load weights, moments and RNG. Bit-exact; on another number of ranks the slices are cut anew and
+        the RNG stays."""
         ranks = range(self._state["world_size"])
         if self._world_size == len(ranks):
             ranks = range(self._rank, self._rank + 1)
@@ -206,7 +211,9 @@ def collect_old_checkpoints(paths: RunPaths, keep: int) -> int:
     """Delete all but the newest `keep` checkpoints; returns the group cursor of the oldest one kept."""
     steps = checkpoint_steps(paths)
     for step in steps[:-keep]:
-        leaving = paths.checkpoints / f".{step:08d}.old.tmp"  # a half-deleted folder must not look like a checkpoint
+        leaving = (
+            paths.checkpoints / f".{step:08d}.old.tmp"
+        )  # a half-deleted folder must not look like a checkpoint
         os.rename(_folder(paths, step), leaving)
         shutil.rmtree(leaving)
     return read_json(_folder(paths, steps[-keep:][0]) / "state.json")["progress"]["next_group"]

@@ -1,4 +1,5 @@
-"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, gloo on CPU, nccl on GPU. Only this file imports deepspeed."""
+"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, gloo on CPU, nccl on GPU. Only this file
+imports deepspeed."""
 
 import json
 import os
@@ -39,12 +40,17 @@ EXPORT_SHARD_ELEMENTS = 1 << 30
 
 
 def init_distributed(timeout_s: float) -> dist.ProcessGroup:
-    """Join the ranks of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; returns a gloo group for small CPU messages."""
+    """Join the ranks of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; returns a gloo group for
+    small CPU messages."""
     set_log_level_from_string("warning")
-    warnings.filterwarnings("ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning)  # deepspeed's calls
+    warnings.filterwarnings(
+        "ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning
+    )  # deepspeed's calls
     on_cpu = get_accelerator().device_name() == "cpu"
     if on_cpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or a C++ build starts at the first collective
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # or a C++ build starts at the first collective
+        )
     else:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=timeout_s)
@@ -57,7 +63,8 @@ def uses_flash_attention() -> bool:
 
 
 def deepspeed_config(config: RunConfig) -> dict:
-    """ZeRO-3 with fp32 reductions; batch sizes are nominal, since the loss is normalised here (see `TrainingEngine.train`)."""
+    """ZeRO-3 with fp32 reductions; batch sizes are nominal, since the loss is normalised here (see
+    `TrainingEngine.train`)."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -72,15 +79,17 @@ def deepspeed_config(config: RunConfig) -> dict:
 
 
 ReadSlice = Callable[[str, int, int], Tensor]
-"""(key, length, numel) -> this rank's `length` elements of a flattened tensor of `numel`, zero beyond its end."""
+"""(key, length, numel) -> this rank's `length` elements of a flattened tensor of `numel`, zero beyond its
+end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepStatistics:
     """Of one optimizer step, over all ranks and loss tokens. Not finite where the loss was not.
 
-    loss: of the step. grad_norm: before clipping. applied: False if the gradient was not finite and the step left out.
-    log_ratio_mean, log_ratio_max: of |log pi_train - log pi_gen|. clip_fraction: of tokens. entropy: mean, nats.
+    loss: of the step. grad_norm: before clipping. applied: False if the gradient was not finite and the step
+    left out. log_ratio_mean, log_ratio_max: of |log pi_train - log pi_gen|. clip_fraction: of tokens.
+    entropy: mean, nats.
     """
 
     loss: float
@@ -93,7 +102,8 @@ class StepStatistics:
 
 
 class PolicyModel(nn.Module):
-    """A Hugging Face causal language model that returns log-probabilities of given tokens instead of logits."""
+    """A Hugging Face causal language model that returns log-probabilities of given tokens instead of
+    logits."""
 
     def __init__(self, model: Any, head: HeadConfig) -> None:
         super().__init__()
@@ -112,7 +122,8 @@ class TrainingEngine:
     """Model and optimizer, sharded over the ranks. Every method is a collective: all ranks call it."""
 
     def __init__(self, config: RunConfig, model_path: Path | str, control: dist.ProcessGroup) -> None:
-        """Load the Hugging Face model at `model_path`; the optimizer starts from zero (see `load_local_state`)."""
+        """Load the Hugging Face model at `model_path`; the optimizer starts from zero (see
+        `load_local_state`)."""
         self._config = config
         self._control = control
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -123,7 +134,9 @@ class TrainingEngine:
         restore_buffers(self.model, constants)
         algo, trainer = config.algo, config.trainer
         head = HeadConfig(
-            fp32=config.model.trainer_fp32_head, temperature=algo.temperature, chunk_tokens=trainer.logprob_chunk_tokens
+            fp32=config.model.trainer_fp32_head,
+            temperature=algo.temperature,
+            chunk_tokens=trainer.logprob_chunk_tokens,
         )
         policy = PolicyModel(self.model, head)
         optimizer = config.optimizer
@@ -142,8 +155,9 @@ class TrainingEngine:
     def train(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepStatistics:
         """One optimizer step. Every rank brings the same number of micro-batches, at least one.
 
-        The weights of the tokens hold the denominators over all ranks, so gradients must be summed: backward may not divide by
-        the number of micro-batches, and the division by the number of ranks in the reduction is undone.
+        The weights of the tokens hold the denominators over all ranks, so gradients must be summed: backward
+        may not divide by the number of micro-batches, and the division by the number of ranks in the
+        reduction is undone.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
@@ -188,7 +202,11 @@ class TrainingEngine:
         shards = list(_export_shards(self.model))
         index = {}
         for number, shard in enumerate(shards, 1):
-            name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            name = (
+                "model.safetensors"
+                if len(shards) == 1
+                else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            )
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in shard], modifier_rank=None):
                 if folder is not None:
                     tensors = _published_tensors(self.model, shard)
@@ -204,7 +222,8 @@ class TrainingEngine:
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
     def local_state(self) -> dict[str, Tensor]:
-        """This rank's slices, on CPU: fp32 weights ("<parameter>|weight") and, after the first step, both Adam moments."""
+        """This rank's slices, on CPU: fp32 weights ("<parameter>|weight") and, after the first step, both
+        Adam moments."""
         tensors = {}
         moments = MOMENTS if self.adam_step else ()
         for key, parameter in self.model.named_parameters():
@@ -214,7 +233,8 @@ class TrainingEngine:
         return tensors
 
     def load_local_state(self, read: ReadSlice, adam_step: int) -> None:
-        """Continue from a saved `local_state`; the engine must have been built from the export of the same moment."""
+        """Continue from a saved `local_state`; the engine must have been built from the export of the same
+        moment."""
         moments = MOMENTS if adam_step else ()
         if adam_step:
             for flat in self._engine.optimizer.fp32_partitioned_groups_flat:
@@ -246,7 +266,8 @@ def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
 
 
 def _num_active_parameters(model: Any) -> int:
-    """Parameters that compute one token: of the experts of a layer, held in parameters [experts, ...], those it is routed to."""
+    """Parameters that compute one token: of the experts of a layer, held in parameters [experts, ...], those
+    it is routed to."""
     active = 0
     for key, parameter in model.named_parameters():
         if ".experts." in key:
@@ -257,7 +278,8 @@ def _num_active_parameters(model: Any) -> int:
 
 
 def _published_tensors(model: Any, shard: list[tuple[str, Any]]) -> dict[str, Tensor]:
-    """Copies on CPU under the names of published models: Transformers holds all experts of a layer in one parameter."""
+    """Copies on CPU under the names of published models: Transformers holds all experts of a layer in one
+    parameter."""
     tensors = revert_weight_conversion(model, {key: parameter.detach().cpu() for key, parameter in shard})
     return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
 

@@ -1,7 +1,7 @@
 """The LM head of the trainer: log-probabilities of given tokens, a chunk of tokens at a time.
-
-The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most `chunk_tokens` rows of them
-exist, in the forward pass and in the backward pass, which computes them a second time.
+ The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most
+`chunk_tokens` rows of them exist, in the forward pass and in the backward pass, which computes them a second
+time.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,23 @@ class HeadConfig:
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """(hidden [T, H], weight [V, H], targets [T]) -> (logprobs [T], entropies [T]), both fp32; entropies carry no gradient."""
+    """(hidden [T, H], weight [V, H], targets [T]) -> (logprobs [T], entropies [T]), both fp32; entropies
+    carry no gradient."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, config: HeadConfig) -> tuple[Tensor, Tensor]:
-        # The weight is saved as it is and upcast again in backward: under ZeRO-3 the parameter is only lent to this module.
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, config: HeadConfig
+    ) -> tuple[Tensor, Tensor]:
+        # The weight is saved as it is and upcast again in backward: under ZeRO-3 the parameter is only lent
+        # to this module.
         ctx.save_for_backward(hidden, weight, targets)
         ctx.config = config
         matrix = weight.float() if config.fp32 else weight
         results = [
             _chunk_forward(_logits(block, matrix, config), wanted)
-            for block, wanted in zip(hidden.split(config.chunk_tokens), targets.split(config.chunk_tokens), strict=True)
+            for block, wanted in zip(
+                hidden.split(config.chunk_tokens), targets.split(config.chunk_tokens), strict=True
+            )
         ]
         logprobs, entropies = (torch.cat(column) for column in zip(*results, strict=True))
         ctx.mark_non_differentiable(entropies)
@@ -48,7 +54,9 @@ class _TokenLogprobs(torch.autograd.Function):
         for begin in range(0, len(hidden), config.chunk_tokens):
             chunk = slice(begin, begin + config.chunk_tokens)
             block = hidden[chunk].to(matrix.dtype)
-            grad = _chunk_backward(_logits(block, matrix, config), targets[chunk], grad_logprobs[chunk], config.temperature)
+            grad = _chunk_backward(
+                _logits(block, matrix, config), targets[chunk], grad_logprobs[chunk], config.temperature
+            )
             grad = grad.to(matrix.dtype)
             grad_hidden[chunk] = (grad @ matrix).to(hidden.dtype)
             if matrix.dtype == torch.float32:
@@ -65,7 +73,9 @@ def _logits(block: Tensor, matrix: Tensor, config: HeadConfig) -> Tensor:
 def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     all_logprobs = logits.log_softmax(dim=-1)
     logprobs = all_logprobs.gather(-1, targets[:, None]).squeeze(-1)
-    return logprobs, -logits.softmax(dim=-1).mul_(all_logprobs).sum(dim=-1)  # several times faster on CPU than exp()
+    return logprobs, -logits.softmax(dim=-1).mul_(all_logprobs).sum(
+        dim=-1
+    )  # several times faster on CPU than exp()
 
 
 def _chunk_backward(logits: Tensor, targets: Tensor, grad_logprobs: Tensor, temperature: float) -> Tensor:
@@ -78,7 +88,8 @@ def _chunk_backward(logits: Tensor, targets: Tensor, grad_logprobs: Tensor, temp
 class LogprobHead(nn.Module):
     """The LM head as a module of its own that ends in log-probabilities.
 
-    It holds the weight, tied to the embedding or not, as its own parameter: ZeRO-3 gathers parameters module by module.
+    It holds the weight, tied to the embedding or not, as its own parameter: ZeRO-3 gathers parameters module
+    by module.
     """
 
     def __init__(self, weight: nn.Parameter, config: HeadConfig) -> None:
@@ -87,5 +98,6 @@ class LogprobHead(nn.Module):
         self.config = config
 
     def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden: [T, H] states that predict `targets` [T]. Returns (logprobs [T], entropies [T]) in fp32 and nats."""
+        """hidden: [T, H] states that predict `targets` [T]. Returns (logprobs [T], entropies [T]) in fp32 and
+        nats."""
         return _TokenLogprobs.apply(hidden, self.weight, targets, self.config)

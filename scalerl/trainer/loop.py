@@ -12,9 +12,9 @@ from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.fence import asked_to_stop, check_attempt
 from scalerl.files import read_json, write_json
-from scalerl.inference.stop import StopSignal
-from scalerl.metrics import post_row
+from scalerl.metrics.rows import post_row
 from scalerl.paths import RunPaths
+from scalerl.role import StopSignal
 from scalerl.spool.shards import Spool
 from scalerl.trainer.batch import BatchReader, Group
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
@@ -70,17 +70,23 @@ class Trainer:
         return saved
 
     def run(self) -> bool:
-        """Train until budget.max_steps, until no prompt is left, or until the stop file or SIGTERM comes; then checkpoint and have
-        the last policy evaluated and say in end.json why. Says whether it was SIGTERM.
+        """Train until budget.max_steps, until no prompt is left, or until the stop file or SIGTERM comes;
+        then checkpoint and have the last policy evaluated and say in end.json why. Says whether it was
+        SIGTERM.
 
         Raises:
-            TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over. FloatingPointError: diverged.
+            TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over.
+                FloatingPointError: diverged.
         """
         self.publisher.publish_policy(self.progress)
         if self.progress.step == 0:
             self.publisher.request_evaluation(self.progress)
         max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
-        while self.progress.step < max_steps and not self.progress.exhausted and (groups := self._next_groups()) is not None:
+        while (
+            self.progress.step < max_steps
+            and not self.progress.exhausted
+            and (groups := self._next_groups()) is not None
+        ):
             row = self._train(groups)
             self._publish()
             self._post(row)
@@ -98,7 +104,8 @@ class Trainer:
         if self.rank == 0 and not self.stop.requested:
             check_attempt(self.paths, self.attempt)
             write_json(
-                self.paths.end, {"attempt": self.attempt, "step": self.progress.step, "exhausted": self.progress.exhausted}
+                self.paths.end,
+                {"attempt": self.attempt, "step": self.progress.step, "exhausted": self.progress.exhausted},
             )
 
     def _next_groups(self) -> list[Group] | None:
@@ -109,7 +116,8 @@ class Trainer:
         return groups
 
     def _train(self, groups: list[Group]) -> dict[str, Any]:
-        """One optimizer step, or none if no group is left; the row of the step. The policy version advances either way."""
+        """One optimizer step, or none if no group is left; the row of the step. The policy version advances
+        either way."""
         begin_s = time.monotonic()
         progress, config = self.progress, self.config
         row = batch_statistics(groups, progress.step) | {"learning_rate": progress.learning_rate}
@@ -129,10 +137,13 @@ class Trainer:
         self._count_compute(sum(len(sequence.loss_positions) for sequence in sequences), groups)
         progress.finish_step(groups, row["pass_rate"])
         self.seconds["train_s"] = time.monotonic() - begin_s
-        return row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
+        return (
+            row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
+        )
 
     def _count_compute(self, num_trained: int, groups: list[Group]) -> None:
-        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters, active ones of experts."""
+        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters, active ones
+        of experts."""
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
         self.progress.tokens += num_trained
         self.progress.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
@@ -146,13 +157,19 @@ class Trainer:
         self.seconds["publish_s"] = time.monotonic() - begin_s
 
     def _post(self, row: dict[str, Any]) -> None:
-        """Before the checkpoint, or a crash in between would lose the row: checkpoint_s is of the checkpoint before this step."""
+        """Before the checkpoint, or a crash in between would lose the row: checkpoint_s is of the checkpoint
+        before this step."""
         check_attempt(self.paths, self.attempt)
         if self.rank == 0:
             progress = self.progress
             totals = {"epoch": progress.epoch, "tokens": progress.tokens, "flops": progress.flops}
             totals["prompts_dropped_total"] = progress.stream.num_dropped
-            head = {"kind": "step", "step": progress.step, "policy_version": progress.step, "time_s": time.time()}
+            head = {
+                "kind": "step",
+                "step": progress.step,
+                "policy_version": progress.step,
+                "time_s": time.time(),
+            }
             head["attempt"] = self.attempt
             post_row(self.paths, head | row | totals | self.seconds)
         self.seconds = dict.fromkeys(self.seconds, 0.0)
@@ -188,6 +205,8 @@ class Trainer:
 def _as_row(statistics: StepStatistics | None) -> dict[str, Any]:
     """The fields of a step row; null where there was nothing to train or the number is not finite."""
     values = asdict(statistics) if statistics else dict.fromkeys(StepStatistics.__dataclass_fields__)
-    row = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+    row = {
+        name: value if value is not None and math.isfinite(value) else None for name, value in values.items()
+    }
     del row["applied"]
     return row | {"step_applied": statistics is not None and statistics.applied}

@@ -1,4 +1,5 @@
-"""From the groups of a step to what is trained: advantages, token weights, sequences; and the step's statistics."""
+"""From the groups of a step to what is trained: advantages, token weights, sequences; and the step's
+statistics."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from scalerl.spool.schema import Rollout
 from scalerl.trainer.packing import TrainingSequence
 
 
-def training_sequences(groups: Sequence[Sequence[Rollout]], algo: AlgoConfig) -> tuple[list[TrainingSequence], dict[str, int]]:
+def training_sequences(
+    groups: Sequence[Sequence[Rollout]], algo: AlgoConfig
+) -> tuple[list[TrainingSequence], dict[str, int]]:
     """The sequences that have a loss, and how many groups were dropped, by reason.
 
     Every rank computes this from the whole batch, so the denominators in the weights are global and exact.
@@ -44,7 +47,8 @@ def _sequence(rollout: Rollout, advantage: float, weight: float) -> TrainingSequ
 
 
 def batch_statistics(groups: Sequence[Sequence[Rollout]], step: int) -> dict[str, Any]:
-    """What a step row says of all completions of the batch, before any filter. `step`: the policy version that trains them.
+    """What a step row says of all completions of the batch, before any filter. `step`: the policy version
+    that trains them.
 
     Of a batch with several tasks there is also one `pass_rate_<task>` each."""
     rollouts = [rollout for group in groups for rollout in group]
@@ -52,7 +56,10 @@ def batch_statistics(groups: Sequence[Sequence[Rollout]], step: int) -> dict[str
     lags = step - np.concatenate([rollout.policy_versions for rollout in rollouts])
     histogram = Counter(lags.tolist())
     tasks = sorted({rollout.task for rollout in rollouts})
-    rates = {task: float(np.mean([rollout.correct for rollout in rollouts if rollout.task == task])) for task in tasks}
+    rates = {
+        task: float(np.mean([rollout.correct for rollout in rollouts if rollout.task == task]))
+        for task in tasks
+    }
     return {
         "reward": float(np.mean([rollout.reward for rollout in rollouts])),
         "pass_rate": float(np.mean([rollout.correct for rollout in rollouts])),

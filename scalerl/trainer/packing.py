@@ -1,4 +1,5 @@
-"""Packs sequences of unequal length into micro-batches [rows, row_length] by a token budget, equally many on every rank."""
+"""Packs sequences of unequal length into micro-batches [rows, row_length] by a token budget, equally many on
+every rank."""
 
 import itertools
 import math
@@ -19,7 +20,8 @@ class TrainingSequence:
     tokens: np.ndarray
     """[N] ids."""
     loss_positions: np.ndarray
-    """[T] indices into `tokens` of those that were sampled, not forced; at least 1, since the first token has no predictor."""
+    """[T] indices into `tokens` of those that were sampled, not forced; at least 1, since the first token has
+    no predictor."""
     generator_logprobs: np.ndarray
     """[T]"""
     advantage: float
@@ -36,7 +38,8 @@ class TrainingSequence:
 class MicroBatch:
     """What one rank passes through the model at once: R rows of length L, T loss tokens.
 
-    position_ids restart at 0 with every sequence (and with the padding), which makes attention block-diagonal.
+    position_ids restart at 0 with every sequence (and with the padding), which makes attention
+    block-diagonal.
     """
 
     input_ids: Tensor
@@ -83,10 +86,11 @@ def _fill(row: Row) -> int:
 
 
 def schedule(rows: Sequence[Row], rows_per_micro_batch: int, rank: int, world_size: int) -> list[list[Row]]:
-    """The rows of every micro-batch of one rank. Ranks have equally many micro-batches, of equally many rows up to one.
+    """The rows of every micro-batch of one rank. Ranks have equally many micro-batches, of equally many rows
+    up to one.
 
-    Neighbours in `rows` go to the same micro-batch of different ranks, so that the ranks take equally long. With fewer rows
-    than ranks some micro-batches are empty.
+    Neighbours in `rows` go to the same micro-batch of different ranks, so that the ranks take equally long.
+    With fewer rows than ranks some micro-batches are empty.
     """
     num_micro_batches = math.ceil(len(rows) / (rows_per_micro_batch * world_size))
     bounds = [len(rows) * index // num_micro_batches for index in range(num_micro_batches + 1)]
@@ -98,9 +102,10 @@ def pack(
 ) -> list[MicroBatch]:
     """The micro-batches of one rank for a whole optimizer step.
 
-    sequences: of the whole step, the same on every rank; at least one. budget_tokens: size of a micro-batch, padding included.
-    one_row: a micro-batch is one long row, which suits attention that skips what the blocks mask out. Otherwise rows are as long
-    as the longest sequence: ordinary attention costs the square of a row.
+    sequences: of the whole step, the same on every rank; at least one. budget_tokens: size of a micro-batch,
+    padding included.
+    one_row: a micro-batch is one long row, which suits attention that skips what the blocks mask out.
+    Otherwise rows are as long as the longest sequence: ordinary attention costs the square of a row.
     """
     longest = max(sequence.num_inputs for sequence in sequences)
     row_length = budget_tokens if one_row else longest
@@ -109,7 +114,8 @@ def pack(
 
 
 def micro_batch(rows: Sequence[Row]) -> MicroBatch:
-    """The tensors of one micro-batch; without rows, a dummy that has a zero gradient but takes part in the collectives."""
+    """The tensors of one micro-batch; without rows, a dummy that has a zero gradient but takes part in the
+    collectives."""
     rows = rows or [[_dummy()]]
     row_length = max(_fill(row) for row in rows)
     input_ids = np.zeros((len(rows), row_length), dtype=np.int64)

@@ -1,4 +1,5 @@
-"""Where a run is: the state that decides what is trained next, apart from weights and optimizer. The same on every rank."""
+"""Where a run is: the state that decides what is trained next, apart from weights and optimizer. The same on
+every rank."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 from scalerl.algo.plateau import on_plateau
 from scalerl.config import RunConfig
 from scalerl.data.stream import MixedStream, PromptStream, make_stream
-from scalerl.spool.policy import admit_until, is_generation_policy
+from scalerl.spool.admission import admit_until, is_generation_policy
 from scalerl.spool.schema import Rollout
 
 _SAVED = (
@@ -25,7 +26,8 @@ _SAVED = (
 
 @dataclass(kw_only=True)
 class Progress:
-    """step: optimizer steps done, the policy version. next_group: the first group not trained. tokens, flops: cumulative."""
+    """step: optimizer steps done, the policy version. next_group: the first group not trained. tokens, flops:
+    cumulative."""
 
     config: RunConfig
     stream: PromptStream | MixedStream
@@ -46,8 +48,11 @@ class Progress:
     """Steps skipped in a row because loss or gradient was not finite."""
 
     @classmethod
-    def begin(cls, config: RunConfig, prompt_ids: Sequence[str], code_ids: Collection[str] = ()) -> "Progress":
-        """The state before the first step, with its window admitted. code_ids: those of prompt_ids that are code problems."""
+    def begin(
+        cls, config: RunConfig, prompt_ids: Sequence[str], code_ids: Collection[str] = ()
+    ) -> "Progress":
+        """The state before the first step, with its window admitted. code_ids: those of prompt_ids that are
+        code problems."""
         algo, prompts = config.algo, config.batch.prompts
         stream = make_stream(
             prompt_ids,
@@ -68,7 +73,8 @@ class Progress:
 
     @property
     def epoch(self) -> float:
-        """Groups trained so far, per training prompt: passes over the data, as long as no prompt is dropped."""
+        """Groups trained so far, per training prompt: passes over the data, as long as no prompt is
+        dropped."""
         return self.next_group / self.stream.num_prompts
 
     @property
@@ -105,10 +111,13 @@ class Progress:
         if on_plateau(self.pass_rates, optimizer.plateau_window_steps):
             self.pass_rates = []
             self.learning_rate_factor *= optimizer.plateau_learning_rate_factor
-            self.grown_batch_prompts = min(2 * self.grown_batch_prompts, batch.max_prompts or self.grown_batch_prompts)
+            self.grown_batch_prompts = min(
+                2 * self.grown_batch_prompts, batch.max_prompts or self.grown_batch_prompts
+            )
 
     def _admit(self) -> None:
-        # A batch only grows together with its window, or a rollout phase of ppo_off_policy would run out of groups.
+        # A batch only grows together with its window, or a rollout phase of ppo_off_policy would run out of
+        # groups.
         self.batch_prompts = self.grown_batch_prompts
         begin = self.next_group + len(self.admitted)
         end = admit_until(self.config.off_policy, self.step, self.next_group, self.batch_prompts)

@@ -9,15 +9,9 @@ from transformers import AutoTokenizer
 
 from scalerl.fence import check_attempt
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import (
-    EvaluationRequest,
-    PolicyManifest,
-    collect_old_weights,
-    pending_evaluations,
-    publish_manifest,
-    publish_weights,
-    request_evaluation,
-)
+from scalerl.spool.admission import PolicyManifest, publish_manifest
+from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
+from scalerl.spool.weights import collect_old_weights, publish_weights
 from scalerl.trainer.engine import TrainingEngine
 from scalerl.trainer.progress import Progress
 
@@ -28,7 +22,9 @@ KEEP_POLICIES = 2
 class Publisher:
     """Every rank calls every method; rank 0 writes."""
 
-    def __init__(self, paths: RunPaths, engine: TrainingEngine, tokenizer_path: Path | str, attempt: int) -> None:
+    def __init__(
+        self, paths: RunPaths, engine: TrainingEngine, tokenizer_path: Path | str, attempt: int
+    ) -> None:
         self._paths = paths
         self._engine = engine
         self._attempt = attempt
@@ -75,7 +71,9 @@ class Publisher:
         publish_manifest(self._paths, manifest)
         self.admitted_from = manifest.next_group
         self._names = [*self._names, name][-KEEP_POLICIES:]
-        check_attempt(self._paths, self._attempt)  # the manifest's fsync may have taken its time, and others' weights must stay
+        check_attempt(
+            self._paths, self._attempt
+        )  # the manifest's fsync may have taken its time, and others' weights must stay
         collect_old_weights(self._paths, self._names)
 
     def request_evaluation(self, progress: Progress) -> None:

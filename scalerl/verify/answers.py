@@ -1,13 +1,17 @@
-"""Where the final answer stands in a response, and the verdicts that need no algebra. Light: imports no SymPy."""
+"""Where the final answer stands in a response, and the verdicts that need no algebra. Light: imports no
+SymPy."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"]
+Reason = Literal[
+    "equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"
+]
 
 MAX_ANSWER_CHARACTERS = 10_000
-"""A longer \\boxed{...} is no answer; of a text without one, only the last this many characters are searched."""
+"""A longer \\boxed{...} is no answer; of a text without one, only the last this many characters are
+searched."""
 BOXED = "\\boxed{"
 PLAIN_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -18,11 +22,12 @@ class Verdict:
 
     correct: bool
     reason: Reason
-    """equal or different: compared; no_answer: thinking never ended, or nothing follows it; timeout, crashed: grading it
-    took too long or killed the grading process.
+    """equal or different: compared; no_answer: thinking never ended, or nothing follows it; timeout, crashed:
+    grading it took too long or killed the grading process.
 
-    Code: passed: all tests, no_answer: thinking never ended, no_code: no closed Python block; else how the first test failed:
-    wrong_output, timeout, memory (ran into its limit), crashed (an exception, a forbidden call or an exit code other than 0)."""
+    Code: passed: all tests, no_answer: thinking never ended, no_code: no closed Python block; else how the
+    first test failed: wrong_output, timeout, memory (ran into its limit), crashed (an exception, a forbidden
+    call or an exit code other than 0)."""
 
 
 NO_ANSWER, NO_CODE = Verdict(False, "no_answer"), Verdict(False, "no_code")
@@ -38,7 +43,8 @@ class Answer:
 
 
 def final_text(response: str, think_end: str) -> str | None:
-    """What follows the last `think_end`; None if it does not occur. An empty `think_end` means there is no thinking part."""
+    """What follows the last `think_end`; None if it does not occur. An empty `think_end` means there is no
+    thinking part."""
     if not think_end:
         return response
     _, found, text = response.rpartition(think_end)
@@ -46,7 +52,8 @@ def final_text(response: str, think_end: str) -> str | None:
 
 
 def find_answer(text: str) -> Answer | None:
-    """The last \\boxed{...}, else the line after the last "####", else the end of the text; None where that is empty."""
+    """The last \\boxed{...}, else the line after the last "####", else the end of the text; None where that
+    is empty."""
     content = _last_boxed(text)
     if content is not None:
         return Answer(content, boxed=True) if content else None
@@ -56,7 +63,8 @@ def find_answer(text: str) -> Answer | None:
 
 
 def quick_grade(answer: Answer, reference: str) -> Verdict | None:
-    """The verdict where the texts are the same or all plain integers (025 equals 25); None where algebra is needed."""
+    """The verdict where the texts are the same or all plain integers (025 equals 25); None where algebra is
+    needed."""
     forms = reference.split("\n")
     if answer.text in forms:
         return Verdict(True, "equal")
@@ -67,7 +75,8 @@ def quick_grade(answer: Answer, reference: str) -> Verdict | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...}; None if there is none, or its brace is not closed within the limit."""
+    """Content of the last \\boxed{...}; None if there is none, or its brace is not closed within the
+    limit."""
     begin = text.rfind(BOXED)
     if begin < 0:
         return None

@@ -1,8 +1,8 @@
-"""Grades programs: the last Python block of a response is run on every unit test, in a sandbox, and all have to pass.
-
-A reference is the JSON text of a list of tests, as scalerl/data/unit_tests.py writes it: {"input": stdin, "output": stdout}, or
-{"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted results. Expected outputs never enter the
-sandbox; they are compared here.
+"""Grades programs: the last Python block of a response is run on every unit test, in a sandbox, and all have
+to pass.
+ A reference is the JSON text of a list of tests, as scalerl/data/unit_tests.py writes it: {"input": stdin,
+"output": stdout}, or {"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted
+results. Expected outputs never enter the sandbox; they are compared here.
 """
 
 import json
@@ -16,11 +16,13 @@ from scalerl.verify.sandbox import Outcome, Sandbox
 
 PYTHON_FENCES = ("```python", "```python3", "```py")
 TOLERANCE = 1e-6
-"""Relative or absolute, and only where a number with a decimal point or exponent is expected; integers are exact."""
+"""Relative or absolute, and only where a number with a decimal point or exponent is expected; integers are
+exact."""
 SPARE_OUTPUT_BYTES = 64 << 10
 """An output longer than this and 16 times what is expected is wrong without being read."""
 TIME_LIMITS = 10
-"""All tests of a program together may take as long as so many that each come to their limit; some problems have hundreds of tests."""
+"""All tests of a program together may take as long as so many that each come to their limit; some problems
+have hundreds of tests."""
 PASSED, WRONG_OUTPUT = Verdict(True, "passed"), Verdict(False, "wrong_output")
 
 
@@ -32,7 +34,8 @@ class Program:
 
 
 def find_program(text: str) -> Program | None:
-    """The last closed block fenced as ```python (or ```py, ```python3); None if there is none, or it is empty."""
+    """The last closed block fenced as ```python (or ```py, ```python3); None if there is none, or it is
+    empty."""
     found = ""
     block: list[str] | None = None
     for line in text.split("\n"):
@@ -54,11 +57,16 @@ def is_reference(text: Any) -> bool:
     except (TypeError, ValueError):
         return False
     stdin, call = {"input", "output"}, {"fn_name", "arguments", "accepted"}
-    return isinstance(tests, list) and bool(tests) and all(isinstance(t, dict) and set(t) in (stdin, call) for t in tests)
+    return (
+        isinstance(tests, list)
+        and bool(tests)
+        and all(isinstance(t, dict) and set(t) in (stdin, call) for t in tests)
+    )
 
 
 def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
-    """Passed, or the verdict of the first test that did not pass; a timeout also where all together take too long."""
+    """Passed, or the verdict of the first test that did not pass; a timeout also where all together take too
+    long."""
     deadline_s = time.monotonic() + TIME_LIMITS * sandbox.wall_s
     for test in json.loads(reference):
         if time.monotonic() > deadline_s:
@@ -80,13 +88,15 @@ def _run_test(program: Program, test: dict[str, Any], sandbox: Sandbox) -> Verdi
         return Verdict(False, outcome.status)
     if len(outcome.output) > SPARE_OUTPUT_BYTES + 16 * len(expected):
         return WRONG_OUTPUT
-    same = _same_result(outcome, test["accepted"]) if "fn_name" in test else same_text(outcome.output, expected)
+    same = (
+        _same_result(outcome, test["accepted"]) if "fn_name" in test else same_text(outcome.output, expected)
+    )
     return PASSED if same else WRONG_OUTPUT
 
 
 def same_text(output: bytes, expected: str) -> bool:
-    """Whether a program printed what is expected: as many lines (empty ones at the end do not count), in each the same words, and
-    where a number with a decimal point or exponent is expected, one within TOLERANCE."""
+    """Whether a program printed what is expected: as many lines (empty ones at the end do not count), in each
+    the same words, and where a number with a decimal point or exponent is expected, one within TOLERANCE."""
     try:
         text = output.decode()
     except UnicodeDecodeError:
@@ -129,7 +139,9 @@ def same_value(value: Any, expected: Any) -> bool:
     if isinstance(expected, list):
         return len(value) == len(expected) and all(map(same_value, value, expected))
     if isinstance(expected, dict):
-        return value.keys() == expected.keys() and all(same_value(value[key], expected[key]) for key in expected)
+        return value.keys() == expected.keys() and all(
+            same_value(value[key], expected[key]) for key in expected
+        )
     return bool(value == expected)
 
 

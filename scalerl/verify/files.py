@@ -28,7 +28,8 @@ class VerifyReport:
     correct: int
     """Rows graded correct."""
     reasons: dict[str, int]
-    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed; code: passed, wrong_output, ..."""
+    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed; code: passed,
+    wrong_output, ..."""
     wall_s: float
     """Time to grade all rows, without starting the processes, reading and writing."""
 
@@ -50,19 +51,24 @@ class VerifyReport:
         )
 
 
-def verify_file(source: Path, output: Path, think_end: str = "", num_workers: int = 1, timeout_s: float = 0.5) -> VerifyReport:
-    """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason (Verdict.reason).
+def verify_file(
+    source: Path, output: Path, think_end: str = "", num_workers: int = 1, timeout_s: float = 0.5
+) -> VerifyReport:
+    """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason
+    (Verdict.reason).
 
-    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms). Where it has a "task" that is "code",
-    the answer is the unit tests of a prepared set, run within the default limits of the sandbox. Columns beyond these stay,
-    older ones called correct and reason are replaced.
+    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms). Where it has a
+    "task" that is "code", the answer is the unit tests of a prepared set, run within the default limits of
+    the sandbox. Columns beyond these stay, older ones called correct and reason are replaced.
 
     Raises:
-        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, a row without one of the two, or no sandbox
-            for code; the message names file and row, and nothing has been written.
+        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, a row without one of the
+            two, or no sandbox for code; the message names file and row, and nothing has been written.
     """
     if source.suffix != output.suffix or source.suffix not in FORMATS:
-        raise ValueError(f"cannot grade {source} into {output}: both names must end in .jsonl, or both in .parquet")
+        raise ValueError(
+            f"cannot grade {source} into {output}: both names must end in .jsonl, or both in .parquet"
+        )
     if not source.is_file():
         raise ValueError(f"there is no input file {source}")
     rows = _read_rows(source)
@@ -127,7 +133,9 @@ def _reference(location: str, row: Any) -> str:
 
 
 def _write_graded_table(source: Path, output: Path, verdicts: Sequence[Verdict]) -> None:
-    table = pq.read_table(source).replace_schema_metadata(None)  # pandas's own note of the types of replaced columns
+    table = pq.read_table(source).replace_schema_metadata(
+        None
+    )  # pandas's own note of the types of replaced columns
     table = table.drop_columns([name for name in ("correct", "reason") if name in table.column_names])
     table = table.append_column("correct", pa.array([verdict.correct for verdict in verdicts]))
     table = table.append_column("reason", pa.array([verdict.reason for verdict in verdicts]))
@@ -135,5 +143,8 @@ def _write_graded_table(source: Path, output: Path, verdicts: Sequence[Verdict])
 
 
 def _write_graded_lines(output: Path, rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]) -> None:
-    graded = [row | {"correct": verdict.correct, "reason": verdict.reason} for row, verdict in zip(rows, verdicts, strict=True)]
+    graded = [
+        row | {"correct": verdict.correct, "reason": verdict.reason}
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
     write_text(output, "".join(json.dumps(row) + "\n" for row in graded))

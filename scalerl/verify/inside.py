@@ -1,9 +1,10 @@
-"""What runs inside the sandbox: `python -I -S -c <this text> FD`; a program that is graded lives and dies in this process.
-
-FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without fn_name the program reads
-the test on stdin and answers on stdout. With it, the program is imported, the function of that name (of the class Solution, where
-there is one) is called, and its result goes to stdout as JSON; what it prints goes to stderr. Nothing here is worth protecting from
-the program: no expected output ever comes here.
+"""What runs inside the sandbox: `python -I -S -c <this text> FD`; a program that is graded lives and dies in
+this process.
+ FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without
+fn_name the program reads the test on stdin and answers on stdout. With it, the program is imported, the
+function of that name (of the class Solution, where there is one) is called, and its result goes to stdout as
+JSON; what it prints goes to stderr. Nothing here is worth protecting from the program: no expected output
+ever comes here.
 """
 
 import builtins
@@ -12,8 +13,21 @@ import os
 import sys
 import types
 
-OFFERED = ("bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
-"""What sites of such problems import before a solution that is called: its starter code says List[int], and imports nothing."""
+OFFERED = (
+    "bisect",
+    "collections",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "string",
+    "typing",
+)
+"""What sites of such problems import before a solution that is called: its starter code says List[int], and
+imports nothing."""
 
 
 def take(descriptor):
@@ -41,10 +55,19 @@ def run(program, name, namespace):
 
 
 def offered():
-    """The modules of OFFERED and their public names; a builtin is not shadowed, nor a module by a name of another."""
+    """The modules of OFFERED and their public names; a builtin is not shadowed, nor a module by a name of
+    another."""
     modules = {name: __import__(name) for name in OFFERED}
-    names = {name: getattr(module, name) for module in modules.values() for name in getattr(module, "__all__", dir(module))}
-    names = {name: value for name, value in names.items() if not name.startswith("_") and not hasattr(builtins, name)}
+    names = {
+        name: getattr(module, name)
+        for module in modules.values()
+        for name in getattr(module, "__all__", dir(module))
+    }
+    names = {
+        name: value
+        for name, value in names.items()
+        if not name.startswith("_") and not hasattr(builtins, name)
+    }
     return {**names, **modules}
 
 

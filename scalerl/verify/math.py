@@ -1,4 +1,5 @@
-"""Grades math answers with the math-verify library (SymPy). Not time-limited: hostile input belongs into a VerifierPool."""
+"""Grades math answers with the math-verify library (SymPy). Not time-limited: hostile input belongs into a
+VerifierPool."""
 
 import re
 
@@ -8,11 +9,13 @@ from scalerl.verify.answers import Answer, final_text, find_answer, quick_grade
 
 SCIENTIFIC = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]+)")
 PROSE = re.compile(r"[$\n]|(?<![\\A-Za-z])[A-Za-z]{2,}")
-"""A dollar, a second line or a bare word: not one LaTeX expression. Reading words as products of letters takes long, too."""
+"""A dollar, a second line or a bare word: not one LaTeX expression. Reading words as products of letters
+takes long, too."""
 
 
 def grade(response: str, reference: str, *, think_end: str = "") -> bool:
-    """Whether the answer after the thinking part of `response` equals `reference` (several accepted forms: one per line)."""
+    """Whether the answer after the thinking part of `response` equals `reference` (several accepted forms:
+    one per line)."""
     text = final_text(response, think_end)
     answer = None if text is None else find_answer(text)
     if answer is None:
@@ -25,8 +28,8 @@ def equal_by_algebra(answer: Answer, reference: str) -> bool:
     """Whether some reading of the answer is mathematically equal to some form of the reference."""
     targets = [_parse(reading) for reading in _readings(answer)]
     golds = [_parse(_boxed(form)) for form in reference.split("\n")]
-    # The library's own time limits use SIGALRM, which does not interrupt a long computation inside one big-integer
-    # operation; the caller's limit kills the process instead.
+    # The library's own time limits use SIGALRM, which does not interrupt a long computation inside one
+    # big-integer operation; the caller's limit kills the process instead.
     return any(verify(gold, target, timeout_seconds=None) for gold in golds for target in targets)
 
 
@@ -39,7 +42,8 @@ def _readings(answer: Answer) -> list[str]:
 
 
 def _boxed(text: str) -> str:
-    """As the library reads LaTeX best: without a full stop at the end, and 4.5e33 (to it 4.5 times Euler's e) written out."""
+    """As the library reads LaTeX best: without a full stop at the end, and 4.5e33 (to it 4.5 times Euler's e)
+    written out."""
     text = text.rstrip(" .")
     if number := SCIENTIFIC.fullmatch(text):
         text = f"{number[1]} \\times 10^{{{number[2]}}}"

@@ -1,4 +1,5 @@
-"""Grades answers and programs in processes of their own: a hostile one costs its time limit and nothing else."""
+"""Grades answers and programs in processes of their own: a hostile one costs its time limit and nothing
+else."""
 
 import json
 import os
@@ -23,21 +24,26 @@ STOP_DEADLINE_S = 10.0
 
 
 class VerifierPool:
-    """Verdicts as futures. Most are there at once; the rest come from `num_workers` grading processes (server.py).
+    """Verdicts as futures. Most are there at once; the rest come from `num_workers` grading processes
+    (server.py).
 
-    The server is started with exec, not forked from this process, shares none of its memory and ends with it, even where
-    this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the server itself, the pool was
-    closed first, or the sandbox of programs failed. Use it as a context manager, or call `close`.
+    The server is started with exec, not forked from this process, shares none of its memory and ends with it,
+    even where this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the
+    server itself, the pool was closed first, or the sandbox of programs failed. Use it as a context manager,
+    or call `close`.
     """
 
-    def __init__(self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None) -> None:
+    def __init__(
+        self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None
+    ) -> None:
         """Start the processes, which takes about a second.
 
         Args:
             num_workers: grading processes.
-            timeout_s: CPU time allowed for one answer (and four times that of wall time); an answer that needs more is
-                incorrect and its process is replaced.
-            think_end: text that ends the thinking part, such as "</think>"; empty: all of a response is graded.
+            timeout_s: CPU time allowed for one answer (and four times that of wall time); an answer that
+                needs more is incorrect and its process is replaced.
+            think_end: text that ends the thinking part, such as "</think>"; empty: all of a response is
+                graded.
             code: limits of the programs to grade; None: only math.
 
         Raises:
@@ -45,7 +51,9 @@ class VerifierPool:
             RuntimeError: the processes did not start.
         """
         if num_workers < 1 or timeout_s <= 0:
-            raise ValueError(f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more than 0")
+            raise ValueError(
+                f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more than 0"
+            )
         if code is not None and Sandbox(code).bwrap is None:
             print(WEAK, file=sys.stderr, flush=True)
         self._grades_code = code is not None
@@ -105,12 +113,17 @@ class VerifierPool:
     def __enter__(self) -> "VerifierPool":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _send(self, task: object) -> None:
         # A lock of its own: the reader must go on while a full socket makes this wait for the server to read.
-        with self._send_lock, suppress(BrokenPipeError, ConnectionResetError):  # killed: the reader fails the futures
+        with (
+            self._send_lock,
+            suppress(BrokenPipeError, ConnectionResetError),
+        ):  # killed: the reader fails the futures
             self._connection.send(task)
 
     def _resolve(self, future: Future[Verdict], verdict: Verdict) -> None:
@@ -130,13 +143,18 @@ class VerifierPool:
                     future.set_exception(verdict)
         except (EOFError, ConnectionResetError):
             with self._lock:
-                self._end = self._end or f"the verifier's server (pid {self._process.pid}) was killed; start a new pool"
+                self._end = (
+                    self._end
+                    or f"the verifier's server (pid {self._process.pid}) was killed; start a new pool"
+                )
                 unfinished, self._pending = self._pending, {}
             for future in unfinished.values():
                 future.set_exception(RuntimeError(self._end))
 
 
-def _read_response(text: str | None, reference: str, task: str) -> tuple[Answer | Program | None, Verdict | None]:
+def _read_response(
+    text: str | None, reference: str, task: str
+) -> tuple[Answer | Program | None, Verdict | None]:
     """What is to be graded; the verdict where that is known at once."""
     if text is None:
         return None, NO_ANSWER
@@ -147,12 +165,24 @@ def _read_response(text: str | None, reference: str, task: str) -> tuple[Answer 
     return answer, NO_ANSWER if answer is None else quick_grade(answer, reference)
 
 
-def _start_server(num_workers: int, timeout_s: float, code: Limits | None) -> tuple[subprocess.Popen, Connection]:
+def _start_server(
+    num_workers: int, timeout_s: float, code: Limits | None
+) -> tuple[subprocess.Popen, Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "scalerl.verify.server", str(theirs.fileno()), str(num_workers), str(timeout_s)]
+        command = [
+            sys.executable,
+            "-m",
+            "scalerl.verify.server",
+            str(theirs.fileno()),
+            str(num_workers),
+            str(timeout_s),
+        ]
         command.append(json.dumps(None if code is None else asdict(code)))
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": "1",
+        }
         process = subprocess.Popen(
             command,
             env=environment,
@@ -164,10 +194,14 @@ def _start_server(num_workers: int, timeout_s: float, code: Limits | None) -> tu
     connection = Connection(ours.detach())
     try:
         if not connection.poll(START_DEADLINE_S):
-            raise RuntimeError(f"waited {START_DEADLINE_S:.0f} s for the verifier's server to start ({' '.join(command)})")
+            raise RuntimeError(
+                f"waited {START_DEADLINE_S:.0f} s for the verifier's server to start ({' '.join(command)})"
+            )
         connection.recv()
     except (EOFError, RuntimeError) as error:
         process.kill()
         exit_code = process.wait()
-        raise RuntimeError(f"the verifier's server did not start (exit code {exit_code}); its output is above") from error
+        raise RuntimeError(
+            f"the verifier's server did not start (exit code {exit_code}); its output is above"
+        ) from error
     return process, connection

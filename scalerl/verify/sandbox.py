@@ -1,4 +1,5 @@
-"""Runs one program on one input where it can do no harm: bubblewrap's namespaces, kernel limits, a system call filter.
+"""Runs one program on one input where it can do no harm: bubblewrap's namespaces, kernel limits, a system
+call filter.
 
 | a program has          | with bubblewrap                                   | weak (no bubblewrap)                      |
 |------------------------|---------------------------------------------------|-------------------------------------------|
@@ -32,7 +33,8 @@ from scalerl.verify.seccomp import build_filter
 Status = Literal["done", "timeout", "memory", "crashed"]
 
 WALL_PER_CPU = 4.0
-"""A program is allowed so much wall time per CPU time, as in server.py: a busy machine must not fail a right program."""
+"""A program is allowed so much wall time per CPU time, as in server.py: a busy machine must not fail a right
+program."""
 START_S = 10.0
 """Wall time on top, to start Python on a busy machine."""
 OUTPUT_BYTES = 16 << 20
@@ -64,7 +66,8 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a program ended. "crashed": an exception, a signal, or an exit code other than 0; the output is kept if "done"."""
+    """How a program ended. "crashed": an exception, a signal, or an exit code other than 0; the output is
+    kept if "done"."""
 
     status: Status
     output: bytes = b""
@@ -76,7 +79,8 @@ class Sandbox:
     def __init__(self, limits: Limits) -> None:
         """
         Raises:
-            ValueError: bubblewrap is not there or does not work here, and the limits do not allow the weak sandbox.
+            ValueError: bubblewrap is not there or does not work here, and the limits do not allow the weak
+                sandbox.
         """
         self._limits = limits
         self.wall_s = WALL_PER_CPU * limits.cpu_s + START_S
@@ -94,10 +98,15 @@ class Sandbox:
             )
         self.bwrap = None
         if not self._works():
-            raise ValueError("no program runs in the weak sandbox: this kernel refuses its system call filter or its limits")
+            raise ValueError(
+                "no program runs in the weak sandbox: this kernel refuses its system call filter or its limits"
+            )
 
-    def run(self, program: str, stdin: bytes = b"", *, fn_name: str = "", arguments: Sequence[Any] = ()) -> Outcome:
-        """Run Python source on `stdin`, or call its function `fn_name`; `output` is its stdout, or the result as JSON.
+    def run(
+        self, program: str, stdin: bytes = b"", *, fn_name: str = "", arguments: Sequence[Any] = ()
+    ) -> Outcome:
+        """Run Python source on `stdin`, or call its function `fn_name`; `output` is its stdout, or the result
+        as JSON.
 
         Raises:
             RuntimeError: the sandbox itself failed, before the program was started.
@@ -139,7 +148,9 @@ class Sandbox:
         # Without a user namespace of its own it would count everything that this user runs.
         return limits if self.bwrap is None else limits | {"RLIMIT_NPROC": THREADS}
 
-    def _run(self, task: IO[bytes], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], folder: str) -> Status:
+    def _run(
+        self, task: IO[bytes], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], folder: str
+    ) -> Status:
         with _memory_file(self._filter) as filter_file:
             descriptors = [task.fileno(), filter_file.fileno()]
             process = subprocess.Popen(
@@ -171,7 +182,16 @@ class Sandbox:
         return [
             *(self.bwrap, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv"),
             *visible,
-            *("--size", str(SCRATCH_BYTES), "--tmpfs", "/scratch", "--chdir", "/scratch", "--remount-ro", "/"),
+            *(
+                "--size",
+                str(SCRATCH_BYTES),
+                "--tmpfs",
+                "/scratch",
+                "--chdir",
+                "/scratch",
+                "--remount-ro",
+                "/",
+            ),
             *("--seccomp", str(filter_), "--"),
             *run,
         ]
@@ -187,7 +207,8 @@ def _memory_file(content: bytes) -> IO[bytes]:
 
 @contextmanager
 def _scratch_folder() -> Iterator[str]:
-    """A folder that is removed afterwards by rm, whatever was made in it: shutil recurses, and fails where folders are nested deep."""
+    """A folder that is removed afterwards by rm, whatever was made in it: shutil recurses, and fails where
+    folders are nested deep."""
     folder = tempfile.mkdtemp(prefix="scalerl-code-")
     try:
         yield folder
@@ -222,7 +243,8 @@ def _status(code: int) -> Status:
 
 
 def _confine(filter_: bytes, parent_pid: int) -> Callable[[], None]:
-    """What bwrap would do, as far as it goes without: to run in the new process, before Python starts in it."""
+    """What bwrap would do, as far as it goes without: to run in the new process, before Python starts in
+    it."""
     library = ctypes.CDLL(None, use_errno=True)
     text = ctypes.create_string_buffer(filter_, len(filter_))
 

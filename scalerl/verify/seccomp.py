@@ -1,7 +1,8 @@
-"""The system calls a graded program may not make, as a seccomp filter: one process, no network, no signals to others.
-
-Namespaces hide the machine; this filter keeps what is left small. Without it, memory could be taken where RLIMIT_AS does not
-count it (further processes, shared memory, memory files), and a weak sandbox could kill whatever its user runs.
+"""The system calls a graded program may not make, as a seccomp filter: one process, no network, no signals to
+others.
+ Namespaces hide the machine; this filter keeps what is left small. Without it, memory could be taken where
+RLIMIT_AS does not count it (further processes, shared memory, memory files), and a weak sandbox could kill
+whatever its user runs.
 """
 
 import errno
@@ -12,7 +13,11 @@ CLONE_THREAD = 0x00010000
 X32_SYSCALLS = 0x40000000
 ALLOW, DENY, NOT_THERE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF
-NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24)  # offsets in struct seccomp_data; ARGUMENTS: the low halves of the first two
+NUMBER, ARCHITECTURE, ARGUMENTS = (
+    0,
+    4,
+    (16, 24),
+)  # offsets in struct seccomp_data; ARGUMENTS: the low halves of the first two
 
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CLONE = {"x86_64": 56, "aarch64": 220}
@@ -63,14 +68,17 @@ DENIED = {
 def build_filter() -> bytes:
     """The filter for this machine, as the struct sock_filter array that `bwrap --seccomp` and prctl take.
 
-    A denied call fails with EPERM; threads stay allowed (clone with CLONE_THREAD), and so do a program's own limits.
+    A denied call fails with EPERM; threads stay allowed (clone with CLONE_THREAD), and so do a program's own
+    limits.
 
     Raises:
         ValueError: a machine whose system call numbers are not known here.
     """
     machine = platform.machine()
     if machine not in AUDIT_ARCHITECTURE:
-        raise ValueError(f"no system call filter for {machine}: code is graded on {' and '.join(AUDIT_ARCHITECTURE)}")
+        raise ValueError(
+            f"no system call filter for {machine}: code is graded on {' and '.join(AUDIT_ARCHITECTURE)}"
+        )
     denied = [numbers[machine == "aarch64"] for numbers in DENIED.values()]
     program = [
         (LOAD, 0, 0, ARCHITECTURE),
@@ -81,17 +89,28 @@ def build_filter() -> bytes:
         (RETURN, 0, 0, KILL),
         # glibc then falls back to clone, whose flags a filter can read.
         *((EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, NOT_THERE)),
-        *(line for number in denied if number is not None for line in ((EQUAL, 0, 1, number), (RETURN, 0, 0, DENY))),
+        *(
+            line
+            for number in denied
+            if number is not None
+            for line in ((EQUAL, 0, 1, number), (RETURN, 0, 0, DENY))
+        ),
         *_if(CLONE[machine], 0, (ANY_BIT, 1, 0, CLONE_THREAD)),
         *_if(PRLIMIT[machine], 0, (EQUAL, 1, 0, 0)),  # 0: of the caller itself
-        *(line for call in (FCNTL, IOCTL) for value in SET_OWNER for line in _if(call[machine], 1, (EQUAL, 0, 1, value))),
+        *(
+            line
+            for call in (FCNTL, IOCTL)
+            for value in SET_OWNER
+            for line in _if(call[machine], 1, (EQUAL, 0, 1, value))
+        ),
         (RETURN, 0, 0, ALLOW),
     ]
     return b"".join(struct.pack("HBBI", *line) for line in program)
 
 
 def _if(number: int, argument: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
-    """Deny a system call if `test`, which skips a line where it does not, says so of an argument; the number is loaded afterwards."""
+    """Deny a system call if `test`, which skips a line where it does not, says so of an argument; the number
+    is loaded afterwards."""
     return [
         *((EQUAL, 0, 3, number), (LOAD, 0, 0, ARGUMENTS[argument]), test, (RETURN, 0, 0, DENY)),
         (LOAD, 0, 0, NUMBER),

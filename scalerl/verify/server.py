@@ -1,7 +1,8 @@
-"""The grading processes of a VerifierPool; pool.py starts it: `python -m scalerl.verify.server SOCKET NUM_WORKERS TIMEOUT_S CODE`.
-
-This process only waits, so it always notices a deadline, a dead worker or the end of its caller. The workers compute: they are
-forked from here, where the library is loaded and warm already, so that replacing one takes milliseconds.
+"""The grading processes of a VerifierPool; pool.py starts it: `python -m scalerl.verify.server SOCKET
+NUM_WORKERS TIMEOUT_S CODE`.
+ This process only waits, so it always notices a deadline, a dead worker or the end of its caller. The workers
+compute: they are forked from here, where the library is loaded and warm already, so that replacing one takes
+milliseconds.
 """
 
 import ctypes
@@ -43,7 +44,9 @@ class Worker:
         self.timeout_s, self.sandbox = timeout_s, sandbox
         self.connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=work, args=(theirs, os.getpid(), timeout_s, sandbox), daemon=True)
+        self.process = context.Process(
+            target=work, args=(theirs, os.getpid(), timeout_s, sandbox), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.task_number: int | None = None
@@ -78,7 +81,8 @@ class Worker:
 def work(connection: Connection, server_pid: int, timeout_s: float, sandbox: Sandbox | None) -> None:
     """The life of a worker; it dies with the server, even where that is killed, and whatever it computes.
 
-    An answer is limited in CPU time, by the kernel: a busy machine must not turn right answers into wrong ones.
+    An answer is limited in CPU time, by the kernel: a busy machine must not turn right answers into wrong
+    ones.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server_pid:
@@ -107,14 +111,17 @@ def _grade_math(answer: Answer, reference: str, timeout_s: float) -> Verdict:
     try:
         equal = equal_by_algebra(answer, reference)
         verdict = Verdict(equal, "equal" if equal else "different")
-    except Exception:  # whatever hostile input makes SymPy raise (MemoryError, RecursionError, ...), it is not equal
+    except (
+        Exception
+    ):  # whatever hostile input makes SymPy raise (MemoryError, RecursionError, ...), it is not equal
         verdict = Verdict(False, "crashed")
     signal.setitimer(signal.ITIMER_PROF, 0)
     return verdict
 
 
 def serve(caller: Connection, num_workers: int, timeout_s: float, sandbox: Sandbox | None) -> None:
-    """Grade the caller's tasks and send (number, verdict) for each, as soon as it is there, until it sends None or is gone."""
+    """Grade the caller's tasks and send (number, verdict) for each, as soon as it is there, until it sends
+    None or is gone."""
     parent_pid = os.getppid()
     waiting: deque[Task] = deque()
     workers = [Worker(timeout_s, sandbox) for _ in range(num_workers)]
@@ -122,7 +129,9 @@ def serve(caller: Connection, num_workers: int, timeout_s: float, sandbox: Sandb
     try:
         while os.getppid() == parent_pid:
             nearest_s = min(worker.deadline_s for worker in workers) - time.monotonic()
-            ready = wait([caller, *(worker.connection for worker in workers)], max(0.0, min(nearest_s, CALLER_CHECK_S)))
+            ready = wait(
+                [caller, *(worker.connection for worker in workers)], max(0.0, min(nearest_s, CALLER_CHECK_S))
+            )
             while caller.poll():
                 task = caller.recv()
                 if task is None:
@@ -161,7 +170,9 @@ def main() -> None:
     limits = json.loads(code)
     sandbox = None if limits is None else Sandbox(Limits(**limits))
     logging.disable(logging.CRITICAL)
-    equal_by_algebra(Answer("\\frac{1}{2}", boxed=True), "0.5")  # builds the parsers that every worker inherits
+    equal_by_algebra(
+        Answer("\\frac{1}{2}", boxed=True), "0.5"
+    )  # builds the parsers that every worker inherits
     gc.freeze()
     serve(Connection(int(socket_descriptor)), int(num_workers), float(timeout_s), sandbox)
 

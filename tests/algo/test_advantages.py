@@ -43,7 +43,10 @@ def test_equal_rewards_give_zeros(norm, zero_variance):
     assert kept.all() == (zero_variance == "keep")
 
 
-@given(arrays(np.float64, (4, 6), elements=st.floats(-2, 2, width=16)), st.sampled_from(["none", "prompt", "batch"]))
+@given(
+    arrays(np.float64, (4, 6), elements=st.floats(-2, 2, width=16)),
+    st.sampled_from(["none", "prompt", "batch"]),
+)
 def test_advantages_are_finite_and_centred(rewards, norm):
     values, _ = advantages(rewards, norm=norm, zero_variance="keep")
     assert np.isfinite(values).all()

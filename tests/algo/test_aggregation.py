@@ -38,7 +38,10 @@ def test_weights_of_all_loss_tokens_sum_to_one(lengths, aggregation):
 
 
 def test_against_means_of_means():
-    losses = [[np.array([2.0]), np.array([1.0, 3.0, 8.0])], [np.array([5.0, 7.0]), np.array([1.0, 1.0, 1.0, 1.0])]]
+    losses = [
+        [np.array([2.0]), np.array([1.0, 3.0, 8.0])],
+        [np.array([5.0, 7.0]), np.array([1.0, 1.0, 1.0, 1.0])],
+    ]
     expected = {
         "sample": np.mean([loss.mean() for prompt in losses for loss in prompt]),
         "prompt": np.mean([np.concatenate(prompt).mean() for prompt in losses]),

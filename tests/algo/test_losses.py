@@ -1,4 +1,5 @@
-"""Two prompts of two completions, 1, 3, 2 and 4 tokens long; every token weighs 1/10; the generator gave each a chance of 1/2."""
+"""Two prompts of two completions, 1, 3, 2 and 4 tokens long; every token weighs 1/10; the generator gave each
+a chance of 1/2."""
 
 from dataclasses import dataclass
 from math import log
@@ -31,7 +32,12 @@ def evaluate(name, log_ratios, advantages, sequences, weight=0.1):
     logprobs = (generator + torch.tensor(log_ratios, dtype=torch.float64)).requires_grad_()
     weights = torch.full_like(generator, weight)
     loss, metrics = LOSSES[name](
-        logprobs, generator, torch.tensor(advantages, dtype=torch.float64), weights, torch.tensor(sequences), Clipping()
+        logprobs,
+        generator,
+        torch.tensor(advantages, dtype=torch.float64),
+        weights,
+        torch.tensor(sequences),
+        Clipping(),
     )
     loss.backward()
     return loss.item(), logprobs.grad, metrics["clipped"].item()
@@ -56,7 +62,8 @@ HAND_WORKED = {
     # A > 0: at most 1.2; A < 0: at least 0.8. -(1.2 - 4.3 + 1.15 - 2) / 10
     "grpo": (0.395, [0, 0, 0.1, 0.25, -0.055, 0, 0, 0.05, 0.065, 0.045], 4),
     # ratios of the sequences: 3 -> 1.004; 1.25^(1/3) = 1.0772173; 1.65^(1/2) -> 1.004; 0.819^(1/4) -> 0.997
-    # -(1.004 - 3 x 1.0772173 + 1.004 - 2 x 0.997) / 10; only the second sequence has a gradient, 1.0772173 / 10 a token
+    # -(1.004 - 3 x 1.0772173 + 1.004 - 2 x 0.997) / 10; only the second sequence has a gradient, 1.0772173 /
+    # 10 a token
     "gspo": (0.32176520, [0, 0.10772173, 0.10772173, 0.10772173, 0, 0, 0, 0, 0, 0], 7),
 }
 

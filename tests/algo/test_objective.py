@@ -1,6 +1,7 @@
-"""From rewards to the loss of a step: every loss x aggregation x norm x filter, by hand and against plain loops over the formulas.
-
-Two prompts of two completions with 1, 3, 2 and 4 loss tokens, through the trainer's own path: groups -> sequences -> micro-batches.
+"""From rewards to the loss of a step: every loss x aggregation x norm x filter, by hand and against plain
+loops over the formulas.
+ Two prompts of two completions with 1, 3, 2 and 4 loss tokens, through the trainer's own path: groups ->
+sequences -> micro-batches.
 """
 
 import itertools
@@ -22,7 +23,8 @@ REWARDS = [[1.0, -1.0], [1.0, 0.0]]
 
 
 def group(rewards, log_ratios):
-    """Rollouts of one prompt, as far as the objective reads them; the first token of each is forced and outside the loss."""
+    """Rollouts of one prompt, as far as the objective reads them; the first token of each is forced and
+    outside the loss."""
     return [
         SimpleNamespace(
             reward=reward,
@@ -36,14 +38,19 @@ def group(rewards, log_ratios):
 
 
 def step(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float], dict]:
-    """(loss, gradient with respect to the log-probability of each loss token in order, dropped) of one optimizer step."""
+    """(loss, gradient with respect to the log-probability of each loss token in order, dropped) of one
+    optimizer step."""
     groups = [group(*pair) for pair in zip(rewards, log_ratios, strict=True)]
     sequences, dropped = training_sequences(groups, algo)
-    kept = [values for rows, pair in zip(log_ratios, rewards, strict=True) if _kept(pair, algo) for values in rows]
+    kept = [
+        values for rows, pair in zip(log_ratios, rewards, strict=True) if _kept(pair, algo) for values in rows
+    ]
     total, gradients = 0.0, []
     for sequence, values in zip(sequences, kept, strict=True):  # a micro-batch each: their losses must add up
         (batch,) = pack([sequence], budget_tokens=64, one_row=True, rank=0, world_size=1)
-        logprobs = (batch.generator_logprobs.double() + torch.tensor(values, dtype=torch.float64)).requires_grad_()
+        logprobs = (
+            batch.generator_logprobs.double() + torch.tensor(values, dtype=torch.float64)
+        ).requires_grad_()
         others = [tensor.double() for tensor in (batch.generator_logprobs, batch.advantages, batch.weights)]
         loss, _ = LOSSES[algo.loss_type](logprobs, *others, batch.sequence_ids, algo)
         loss.backward()
@@ -86,14 +93,17 @@ def test_on_policy_cispo_by_hand(aggregation, norm):
 def test_a_prompt_of_equal_rewards_weighs_in_the_mean_only_if_kept():
     rewards = [[1.0, -1.0], [1.0, 1.0]]
     dropped_loss, gradient, dropped = step(AlgoConfig(advantage_norm="none"), rewards, LOG_RATIOS)
-    kept_loss, kept_gradient, kept = step(AlgoConfig(advantage_norm="none", zero_variance="keep"), rewards, LOG_RATIOS)
+    kept_loss, kept_gradient, kept = step(
+        AlgoConfig(advantage_norm="none", zero_variance="keep"), rewards, LOG_RATIOS
+    )
     assert (dropped, kept) == ({"zero_variance": 1}, {})
     assert kept_loss == pytest.approx(dropped_loss / 2)  # the mean over prompts has two, one of them nothing
     assert kept_gradient == pytest.approx([value / 2 for value in gradient] + [0.0] * 6)
 
 
 def reference(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float]]:
-    """The same from the paper's formulas (section 3), with loops and plain numbers; nothing of scalerl.algo."""
+    """The same from the paper's formulas (section 3), with loops and plain numbers; nothing of
+    scalerl.algo."""
     kept = [index for index, pair in enumerate(rewards) if _kept(pair, algo)]
     centred = [[reward - sum(rewards[p]) / len(rewards[p]) for reward in rewards[p]] for p in kept]
     everything = [value for row in centred for value in row]
@@ -120,7 +130,8 @@ def reference(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float]
 
 
 def token_objective(algo: AlgoConfig, log_ratio, log_ratios, advantage) -> tuple[float, float]:
-    """(objective of a token, its derivative by the token's own log-probability; for gspo its share of the completion's)."""
+    """(objective of a token, its derivative by the token's own log-probability; for gspo its share of the
+    completion's)."""
     if algo.loss_type == "cispo":
         weight = min(exp(log_ratio), algo.cispo_eps_max)
         return weight * advantage * (log(0.5) + log_ratio), weight * advantage
@@ -129,7 +140,8 @@ def token_objective(algo: AlgoConfig, log_ratio, log_ratios, advantage) -> tuple
         "grpo": (algo.grpo_eps, algo.grpo_eps),
         "gspo": (algo.gspo_eps_low, algo.gspo_eps_high),
     }[algo.loss_type]
-    # the mean log ratio depends on a token's log-probability by 1/n, and n tokens share it: the slopes add up to the same
+    # the mean log ratio depends on a token's log-probability by 1/n, and n tokens share it: the slopes add up
+    # to the same
     ratio = exp(sum(log_ratios) / len(log_ratios) if algo.loss_type == "gspo" else log_ratio)
     clipped = min(max(ratio, 1 - low), 1 + high)
     if clipped * advantage < ratio * advantage:
@@ -144,7 +156,11 @@ COMBINATIONS = list(itertools.product(LOSSES, AGGREGATIONS, NORMS, ("drop", "kee
 @pytest.mark.parametrize("rewards", [REWARDS, [[1.0, -1.0], [1.0, 1.0]]])
 def test_every_combination_against_plain_loops(loss, aggregation, norm, zero_variance, rewards):
     algo = AlgoConfig(
-        loss_type=loss, loss_aggregation=aggregation, advantage_norm=norm, zero_variance=zero_variance, cispo_eps_max=2.0
+        loss_type=loss,
+        loss_aggregation=aggregation,
+        advantage_norm=norm,
+        zero_variance=zero_variance,
+        cispo_eps_max=2.0,
     )
     total, gradient, _ = step(algo, rewards, LOG_RATIOS)
     expected, expected_gradient = reference(algo, rewards, LOG_RATIOS)

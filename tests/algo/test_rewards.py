@@ -4,7 +4,8 @@ from scalerl.algo.rewards import length_penalty, reward
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "expected"), [(0, 0.0), (12_000, 0.0), (12_500, -0.25), (13_000, -0.5), (14_000, -1.0), (20_000, -1.0)]
+    ("num_tokens", "expected"),
+    [(0, 0.0), (12_000, 0.0), (12_500, -0.25), (13_000, -0.5), (14_000, -1.0), (20_000, -1.0)],
 )
 def test_length_penalty_of_the_paper(num_tokens, expected):
     assert length_penalty(num_tokens, max_tokens=14_000, cache_tokens=2_000) == expected

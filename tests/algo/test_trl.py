@@ -1,4 +1,5 @@
-"""Our losses against TRL's on the same numbers, as record_trl.py wrote them down; double precision, so equality is tight."""
+"""Our losses against TRL's on the same numbers, as record_trl.py wrote them down; double precision, so
+equality is tight."""
 
 import json
 from pathlib import Path

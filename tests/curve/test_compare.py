@@ -29,7 +29,9 @@ def recipe(name, a=0.6, b=2.0, seeds=1, a_sd=0.004, shift=(0.0, 0.0, 0.0)) -> Re
     curves = [Sigmoid(r0=0.4, a=a + shift[i], b=b, c_mid=2500.0) for i in range(seeds)]
     windows = [Window(compute=COMPUTE, pass_rate=curve(COMPUTE), r0=0.4) for curve in curves]
     spread = np.random.default_rng(1).normal(0, a_sd, 20_000)
-    return Recipe(name=name, windows=windows, a_quantiles=[quantiles(c.a + spread) for c in curves], identified=True)
+    return Recipe(
+        name=name, windows=windows, a_quantiles=[quantiles(c.a + spread) for c in curves], identified=True
+    )
 
 
 def test_probability_counts_pairs_and_splits_ties():
@@ -67,14 +69,21 @@ def test_two_seeds_that_happen_to_agree_do_not_end_the_margin():
 
 
 def test_equal_recipes_are_seldom_told_apart():
-    """Noise with the wander of real runs: P > .95 for one of two equal recipes about as often as it says, 1 in 10."""
+    """Noise with the wander of real runs: P > .95 for one of two equal recipes about as often as it says, 1
+    in 10."""
     rng = np.random.default_rng(1)
-    covariance = np.exp(-np.abs(np.subtract.outer(np.log(COMPUTE), np.log(COMPUTE))) / 0.3) + 1e-9 * np.eye(len(COMPUTE))
+    covariance = np.exp(-np.abs(np.subtract.outer(np.log(COMPUTE), np.log(COMPUTE))) / 0.3) + 1e-9 * np.eye(
+        len(COMPUTE)
+    )
     wander = 0.0055 * np.linalg.cholesky(covariance)
     curve = Sigmoid(r0=0.4, a=0.6, b=1.9, c_mid=2600.0)
 
     def noisy(name) -> Recipe:
-        points = curve(COMPUTE) + 0.0035 * rng.standard_normal(len(COMPUTE)) + wander @ rng.standard_normal(len(COMPUTE))
+        points = (
+            curve(COMPUTE)
+            + 0.0035 * rng.standard_normal(len(COMPUTE))
+            + wander @ rng.standard_normal(len(COMPUTE))
+        )
         window = Window(compute=COMPUTE, pass_rate=points, r0=0.4 + 0.0035 * rng.standard_normal())
         a_quantiles = [quantiles(rng.normal(0.6, 0.005, 5000))]
         return Recipe(name=name, windows=[window], a_quantiles=a_quantiles, identified=True)
@@ -89,7 +98,8 @@ def test_beyond_the_margin_the_ceiling_decides():
 
 
 def test_seeds_are_pooled_and_give_the_margin():
-    """Seeds at A -.01, 0, +.01 have sd .01, two degrees of freedom beside the paper's .0075 with four: sqrt(.000425 / 6)."""
+    """Seeds at A -.01, 0, +.01 have sd .01, two degrees of freedom beside the paper's .0075 with four:
+    sqrt(.000425 / 6)."""
     pooled = recipe("three", seeds=3, shift=(-0.01, 0.0, 0.01))
     assert seed_sd([pooled]) == pytest.approx(0.008416, rel=1e-3)
     assert margin([pooled, recipe("one")]) == pytest.approx(0.01683, rel=1e-3)

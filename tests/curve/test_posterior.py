@@ -80,7 +80,9 @@ def test_a_long_run_is_merged_and_the_answer_hardly_changes(monkeypatch):
     assert 200 < len(part.compute) <= MAX_POINTS and part.num_samples.sum() == pytest.approx(900 * 16_000)
     assert (part.compute[0], part.compute[-1]) == (100.0, 16_000.0) and part.r0_sd == whole.r0_sd
     assert part.num_samples @ part.pass_rate == pytest.approx(16_000 * whole.pass_rate.sum())
-    assert np.diff(np.log(part.compute)).max() < 3 * max(np.diff(np.log(compute)).max(), np.log(160) / MAX_POINTS)
+    assert np.diff(np.log(part.compute)).max() < 3 * max(
+        np.diff(np.log(compute)).max(), np.log(160) / MAX_POINTS
+    )
     merged, ahead = fit_posterior(whole, PUBLISHED)
     monkeypatch.setattr("scalerl.curve.posterior.MAX_POINTS", 900)
     exact, exact_ahead = fit_posterior(whole, PUBLISHED)
@@ -89,7 +91,9 @@ def test_a_long_run_is_merged_and_the_answer_hardly_changes(monkeypatch):
         assert np.median(getattr(merged, name)) == pytest.approx(middle, abs=0.5 * spread), name
         assert np.std(getattr(merged, name)) == pytest.approx(spread, rel=0.15), name
     later = np.array([20_000.0, 60_000.0])
-    ours, theirs = (np.quantile(draws.evaluations(later), (0.05, 0.5, 0.95), axis=0) for draws in (ahead, exact_ahead))
+    ours, theirs = (
+        np.quantile(draws.evaluations(later), (0.05, 0.5, 0.95), axis=0) for draws in (ahead, exact_ahead)
+    )
     np.testing.assert_allclose(ours, theirs, atol=0.1 * np.ptp(theirs, axis=0).min())
 
 
@@ -102,9 +106,13 @@ def test_five_thousand_points_take_less_than_two_seconds():
 
 
 def test_more_points_tell_more_at_any_number():
-    """Sd of A falls about as the root of the number of points, alike for every seed: the grid is fine enough for both."""
+    """Sd of A falls about as the root of the number of points, alike for every seed: the grid is fine enough
+    for both."""
     for num_points, expected in ((100, 0.00105), (400, 0.00055), (6400, 0.000155)):
-        spreads = [fit_posterior(simulate(s, np.linspace(1000, 16_000, num_points)), PUBLISHED)[0].a.std() for s in range(4)]
+        spreads = [
+            fit_posterior(simulate(s, np.linspace(1000, 16_000, num_points)), PUBLISHED)[0].a.std()
+            for s in range(4)
+        ]
         np.testing.assert_allclose(spreads, expected, rtol=0.15)
 
 
@@ -131,8 +139,11 @@ def test_noisier_evaluations_widen_the_interval():
     samples=st.sampled_from([16, 16_000, 10**8]),
 )
 def test_any_curve_gets_finite_ordered_intervals(steps, rates, r0, estimator, samples):
-    """Noise, collapse, flat lines at 0 or 1: bounds in order, rates in a range that makes sense, JSON-able numbers."""
-    window = Window(compute=np.cumsum(steps), pass_rate=np.array(rates[: len(steps)]), r0=r0, num_samples=float(samples))
+    """Noise, collapse, flat lines at 0 or 1: bounds in order, rates in a range that makes sense, JSON-able
+    numbers."""
+    window = Window(
+        compute=np.cumsum(steps), pass_rate=np.array(rates[: len(steps)]), r0=r0, num_samples=float(samples)
+    )
     fit = fit_curve(window, estimator)
     for name in ("r0", "a", "b", "c_mid"):
         low, high = fit.parameters.interval(name)
@@ -145,7 +156,9 @@ def test_any_curve_gets_finite_ordered_intervals(steps, rates, r0, estimator, sa
 
 def test_prediction_intervals_widen_with_distance():
     _, predictive = fit_posterior(simulate(), PUBLISHED)
-    low, high = np.quantile(predictive.evaluations(9000.0 * np.array([1.05, 2.0, 5.0, 20.0])), (0.05, 0.95), axis=0)
+    low, high = np.quantile(
+        predictive.evaluations(9000.0 * np.array([1.05, 2.0, 5.0, 20.0])), (0.05, 0.95), axis=0
+    )
     assert (np.diff(high - low) > 0).all()
 
 

@@ -63,9 +63,13 @@ def test_bench_targets_with_room_to_spare(tool):
     """CPU time on one thread: 200 times the printed procedure; 500 runs in 20 s (measured on 25)."""
     bench = tool("bench_fit")
     compute, pass_rate = bench.simulate(75, 0)
-    (_, grid_squares), grid_s = bench.timed(lambda: bench.printed_procedure(compute, pass_rate, 0.4), repeats=1)
+    (_, grid_squares), grid_s = bench.timed(
+        lambda: bench.printed_procedure(compute, pass_rate, 0.4), repeats=1
+    )
     curve, ours_s = bench.timed(lambda: bench.fit_least_squares(compute, pass_rate, 0.4))
     assert bench.sum_of_squares(curve, compute, pass_rate) <= grid_squares
     assert grid_s / ours_s >= 200
-    _, batch_s = bench.timed(lambda: bench.fit_batch([bench.simulate(75, seed) for seed in range(25)]), repeats=1)
+    _, batch_s = bench.timed(
+        lambda: bench.fit_batch([bench.simulate(75, seed) for seed in range(25)]), repeats=1
+    )
     assert batch_s * 20 <= 20.0

@@ -54,7 +54,9 @@ def test_least_squares_is_as_good_as_scipy_from_many_starts():
 def test_ceiling_stays_in_its_range():
     rising = 0.1 + 0.2 * np.log(COMPUTE / 400.0)  # would need a ceiling over 1
     assert fit_least_squares(COMPUTE, np.minimum(rising, 0.95), 0.1).a <= 1.0
-    fixed = fit_least_squares(COMPUTE, Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=3000.0)(COMPUTE), 0.4, (0.65, 0.65))
+    fixed = fit_least_squares(
+        COMPUTE, Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=3000.0)(COMPUTE), 0.4, (0.65, 0.65)
+    )
     assert fixed.a == pytest.approx(0.65)
 
 
@@ -72,7 +74,9 @@ def test_paper_grid_is_the_printed_procedure(published):
                     return window.r0 + (a - window.r0) / (1 + (c_mid / c) ** b)
 
                 b = curve_fit(law, window.compute, window.pass_rate, p0=[1.0])[0][0]
-                best = min(best, (float(np.sum((law(window.compute, b) - window.pass_rate) ** 2)), a, b, c_mid))
+                best = min(
+                    best, (float(np.sum((law(window.compute, b) - window.pass_rate) ** 2)), a, b, c_mid)
+                )
     fit = fit_paper(window.compute, window.pass_rate, window.r0)
     assert (fit.a, fit.c_mid) == (best[1], best[3])
     assert fit.b == pytest.approx(best[2], rel=1e-5)

@@ -62,7 +62,9 @@ def test_another_law_is_not_taken_for_a_sigmoid():
 
 def test_a_run_that_collapses_in_its_window_has_no_ceiling():
     rising = Sigmoid(r0=0.4, a=0.61, b=2.0, c_mid=2500.0)
-    fit = fit_curve(window(lambda c: rising(c) - np.maximum(0.0, c - 9000) * 2e-5, np.linspace(1000, 16_000, 75)))
+    fit = fit_curve(
+        window(lambda c: rising(c) - np.maximum(0.0, c - 9000) * 2e-5, np.linspace(1000, 16_000, 75))
+    )
     assert not fit.verdict.identified
     assert "do not follow a sigmoid" in fit.verdict.reason
 
@@ -87,8 +89,14 @@ def test_few_points_show_no_bend():
 
 
 def test_a_run_that_ends_below_a_measured_r0_has_no_gain():
-    """R0 = .9 by few answers, then a fall: the posterior may put R0 lower, the gain is not there all the same."""
-    falling = Window(compute=np.geomspace(1, 4, 6), pass_rate=np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.1]), r0=0.9, num_samples=1.0)
+    """R0 = .9 by few answers, then a fall: the posterior may put R0 lower, the gain is not there all the
+    same."""
+    falling = Window(
+        compute=np.geomspace(1, 4, 6),
+        pass_rate=np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.1]),
+        r0=0.9,
+        num_samples=1.0,
+    )
     verdict = fit_curve(falling).verdict
     assert not verdict.identified and "no gain over R0" in verdict.reason
 
@@ -123,7 +131,9 @@ def test_each_family_wins_on_its_own_points(family):
 
 def test_information_criteria_are_the_textbook_ones():
     """n log(SSE / n) + 2 k and + k log n, with k = 4 for the sigmoid (A, B, C_mid, scatter)."""
-    fits = {fit.family: fit for fit in compare_families(window(EXACT["sigmoid"], np.geomspace(800, 20_000, 20)))}
+    fits = {
+        fit.family: fit for fit in compare_families(window(EXACT["sigmoid"], np.geomspace(800, 20_000, 20)))
+    }
     sigmoid = fits["sigmoid"]
     assert sigmoid.aic == pytest.approx(20 * np.log(sigmoid.rmse**2) + 8)
     assert sigmoid.bic - sigmoid.aic == pytest.approx(4 * (np.log(20) - 2))

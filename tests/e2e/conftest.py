@@ -1,4 +1,5 @@
-"""Tiny base models (tied and untied head, mixture of experts) and one arithmetic data set for all end-to-end tests."""
+"""Tiny base models (tied and untied head, mixture of experts) and one arithmetic data set for all end-to-end
+tests."""
 
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from scalerl.base_model import train_base_model
 from scalerl.files import read_json
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "scale" / "demo.toml"
@@ -25,16 +26,36 @@ class Run:
     def __init__(self, inputs: Path, folder: Path, *overrides: str, model: str = "tied") -> None:
         self.paths = RunPaths(folder)
         fixed = [f"model.path={inputs / model}", f"data.train={inputs / 'data' / 'train.parquet'}"]
-        fixed += [f"data.heldout={inputs / 'data' / 'heldout.parquet'}", "batch.prompts=8", "batch.generations_per_prompt=8"]
-        fixed += ["evaluation.num_prompts=16", "evaluation.samples_per_prompt=2", "generator.kv_cache_gb=0.25"]
+        fixed += [
+            f"data.heldout={inputs / 'data' / 'heldout.parquet'}",
+            "batch.prompts=8",
+            "batch.generations_per_prompt=8",
+        ]
+        fixed += [
+            "evaluation.num_prompts=16",
+            "evaluation.samples_per_prompt=2",
+            "generator.kv_cache_gb=0.25",
+        ]
         fixed += ["evaluation.every_steps=2", "generator.max_num_seqs=128"]
-        self.command = [sys.executable, "-m", "scalerl", "run", str(DEMO), "--dir", str(folder), *fixed, *overrides]
+        self.command = [
+            sys.executable,
+            "-m",
+            "scalerl",
+            "run",
+            str(DEMO),
+            "--dir",
+            str(folder),
+            *fixed,
+            *overrides,
+        ]
         self.process: subprocess.Popen | None = None
 
     def start(self) -> "Run":
         self.output = (self.paths.root.parent / f"{self.paths.root.name}.out").open("ab")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(self.command, stdout=self.output, stderr=subprocess.STDOUT, env=environment)
+        self.process = subprocess.Popen(
+            self.command, stdout=self.output, stderr=subprocess.STDOUT, env=environment
+        )
         return self
 
     def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 300.0) -> None:

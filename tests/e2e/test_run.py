@@ -1,4 +1,5 @@
-"""Whole runs on the real engines: vLLM generators, ZeRO-3 trainer ranks, a vLLM evaluator, and the supervisor above them."""
+"""Whole runs on the real engines: vLLM generators, ZeRO-3 trainer ranks, a vLLM evaluator, and the supervisor
+above them."""
 
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 
 from scalerl.files import read_json
 from scalerl.fits import fit_run
-from scalerl.spool.policy import pending_evaluations
+from scalerl.spool.evaluations import pending_evaluations
 
 TWO_EACH = ("generator.num=2", "trainer.num_ranks=2", "evaluation.num=2")
 
@@ -40,7 +41,10 @@ def test_two_of_each_role_and_every_role_killed_once(make_run):
     assert sum(row["step_applied"] for row in run.steps) >= 10
     assert any(row["off_policyness_max"] > 0 for row in run.steps)
     intervals = read_json(run.paths.compute)["intervals"]
-    started = {role: sum(interval["role"] == role for interval in intervals) for role in ("generator", "trainer", "evaluator")}
+    started = {
+        role: sum(interval["role"] == role for interval in intervals)
+        for role in ("generator", "trainer", "evaluator")
+    }
     assert started == {"generator": 3, "trainer": 6, "evaluator": 3}
 
     shards = sorted(run.paths.spool.glob("[0-9]*/*.parquet"))
@@ -58,25 +62,41 @@ def test_two_of_each_role_and_every_role_killed_once(make_run):
 
 @pytest.mark.parametrize(
     ("mode", "k", "model"),
-    [("pipeline_rl", 1, "tied"), ("pipeline_rl", 2, "untied"), ("pipeline_rl", 8, "tied"), ("ppo_off_policy", 2, "untied")],
+    [
+        ("pipeline_rl", 1, "tied"),
+        ("pipeline_rl", 2, "untied"),
+        ("pipeline_rl", 8, "tied"),
+        ("ppo_off_policy", 2, "untied"),
+    ],
 )
 def test_parity_and_staleness_at_zero_learning_rate(make_run, mode, k, model):
-    """With learning rate 0 every policy is the same, so each token's log-probability must agree between vLLM, whose weights are
-    reloaded in flight, and the trainer, up to fp32 rounding."""
-    overrides = [f"off_policy.mode={mode}", f"off_policy.k={k}", "optimizer.learning_rate=0", "optimizer.weight_decay=0"]
+    """With learning rate 0 every policy is the same, so each token's log-probability must agree between vLLM,
+    whose weights are reloaded in flight, and the trainer, up to fp32 rounding."""
+    overrides = [
+        f"off_policy.mode={mode}",
+        f"off_policy.k={k}",
+        "optimizer.learning_rate=0",
+        "optimizer.weight_decay=0",
+    ]
     run = make_run(*overrides, "budget.max_steps=10", "algo.zero_variance=keep", model=model).start()
     assert run.wait() == 0, run.report()
     bound = k if mode == "pipeline_rl" else k - 1
     check_rows(run, 10, max_off_policyness=bound)
     assert max(row["log_ratio_max"] for row in run.steps) <= 1e-4
     if bound:
-        assert max(row["off_policyness_max"] for row in run.steps) > 0, "no token of an older policy: nothing was tested"
+        assert max(row["off_policyness_max"] for row in run.steps) > 0, (
+            "no token of an older policy: nothing was tested"
+        )
 
 
 def test_parity_on_policy_while_the_weights_change(make_run):
-    """PPO-off-policy-1 samples every token with the very policy it trains: each reload must bring exactly the trainer's weights."""
+    """PPO-off-policy-1 samples every token with the very policy it trains: each reload must bring exactly the
+    trainer's weights."""
     run = make_run(
-        "off_policy.mode=ppo_off_policy", "off_policy.k=1", "optimizer.learning_rate=1e-3", "budget.max_steps=6"
+        "off_policy.mode=ppo_off_policy",
+        "off_policy.k=1",
+        "optimizer.learning_rate=1e-3",
+        "budget.max_steps=6",
     ).start()
     assert run.wait() == 0, run.report()
     check_rows(run, 6, max_off_policyness=0)
@@ -85,8 +105,9 @@ def test_parity_on_policy_while_the_weights_change(make_run):
 
 
 def test_a_mixture_of_experts_goes_through_the_whole_pipeline(make_run, moe_base):
-    """As above, with two trainer ranks. Two experts whose scores agree up to fp32 rounding may rank differently in the two engines,
-    once in a long while, so not the largest difference of all steps counts but the median step's."""
+    """As above, with two trainer ranks. Two experts whose scores agree up to fp32 rounding may rank
+    differently in the two engines, once in a long while, so not the largest difference of all steps counts
+    but the median step's."""
     run = make_run(
         "off_policy.mode=ppo_off_policy",
         "off_policy.k=1",

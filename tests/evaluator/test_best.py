@@ -26,7 +26,9 @@ def policy(paths, name):
 
 
 def best(paths):
-    return (paths.best / "model.safetensors").read_text(), json.loads((paths.best / "evaluation.json").read_text())["pass_rate"]
+    return (paths.best / "model.safetensors").read_text(), json.loads(
+        (paths.best / "evaluation.json").read_text()
+    )["pass_rate"]
 
 
 def test_only_a_higher_pass_rate_replaces_the_best(paths):

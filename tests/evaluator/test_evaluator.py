@@ -14,7 +14,7 @@ from scalerl.evaluator import evaluate_model, finish, loop
 from scalerl.evaluator.loop import Evaluator
 from scalerl.evaluator.parts import Parts
 from scalerl.files import read_json
-from scalerl.spool.policy import pending_evaluations
+from scalerl.spool.evaluations import pending_evaluations
 
 SETTINGS = {"evaluation.num_prompts": 5, "evaluation.samples_per_prompt": 4}
 
@@ -69,8 +69,14 @@ def test_requests_are_answered_in_order(make_run, make_evaluator):
         assert row.pop("kind") == "eval"
         assert row.pop("time_s") == request.published_s
         assert row.pop("attempt") == 1
-        assert row == {key: value for key, value in result.items() if key not in ("name", "prompt_ids", "num_correct")}
-        assert (row["policy_version"], row["tokens"], row["flops"]) == (request.step, request.tokens, request.flops)
+        assert row == {
+            key: value for key, value in result.items() if key not in ("name", "prompt_ids", "num_correct")
+        }
+        assert (row["policy_version"], row["tokens"], row["flops"]) == (
+            request.step,
+            request.tokens,
+            request.flops,
+        )
         assert (row["num_prompts"], row["samples_per_prompt"]) == (5, 4)
     assert (trainer.paths.best / "model.safetensors").exists()
     assert (trainer.paths.best / "tokenizer.json").exists()
@@ -138,7 +144,9 @@ def test_as_a_process(make_run):
     start += "run_evaluator(Path(sys.argv[1]), index=0, attempt=1)"
     log = (trainer.paths.logs / "evaluator.log").open("w")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", start, str(trainer.paths.root)], env=environment, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, str(trainer.paths.root)], env=environment, stdout=log, stderr=log
+    )
     try:
         for request in (None, trainer.request(5)):
             end_s = time.monotonic() + 120
@@ -158,10 +166,14 @@ def test_as_a_process(make_run):
 def test_evaluate_a_model_outside_a_run(make_run, tmp_path, suffix):
     trainer = make_run()
     output = tmp_path / f"answers{suffix}"
-    summary = evaluate_model(tmp_path / "base", trainer.paths.root / "train.parquet", output, trainer.config, 3)
+    summary = evaluate_model(
+        tmp_path / "base", trainer.paths.root / "train.parquet", output, trainer.config, 3
+    )
     rows = pd.read_parquet(output) if suffix == ".parquet" else pd.DataFrame(json.loads(output.read_text()))
     assert list(rows["prompt_id"]) == [problem.prompt_id for problem in trainer.problems]
-    assert all(len(row) == 3 for name in ("responses", "correct", "verdicts", "num_tokens") for row in rows[name])
+    assert all(
+        len(row) == 3 for name in ("responses", "correct", "verdicts", "num_tokens") for row in rows[name]
+    )
     assert rows["pass_rate"].mean() == pytest.approx(summary["pass_rate"])
     assert (summary["num_prompts"], summary["samples_per_prompt"]) == (7, 3)
 
@@ -169,4 +181,6 @@ def test_evaluate_a_model_outside_a_run(make_run, tmp_path, suffix):
 def test_an_output_of_unknown_format_is_refused_before_anything_starts(make_run, tmp_path):
     trainer = make_run()
     with pytest.raises(ValueError, match=r"must end with one of \.parquet, \.json"):
-        evaluate_model(tmp_path / "base", trainer.paths.root / "train.parquet", tmp_path / "a.csv", trainer.config, 3)
+        evaluate_model(
+            tmp_path / "base", trainer.paths.root / "train.parquet", tmp_path / "a.csv", trainer.config, 3
+        )

@@ -38,7 +38,8 @@ def test_summary():
         result("d", [False, False], [completion(2), completion(6)], task="code"),
     ]
     summary = summarise([result.tally for result in results])
-    # pass rates 1, .5, 0, 0: mean .375, squared deviations .390625 + .015625 + 2 * .140625 = .6875, over 3 and 4
+    # pass rates 1, .5, 0, 0: mean .375, squared deviations .390625 + .015625 + 2 * .140625 = .6875, over 3
+    # and 4
     assert summary == {
         "pass_rate": 0.375,
         "standard_error": pytest.approx((0.6875 / 3 / 4) ** 0.5),

@@ -11,7 +11,7 @@ from scalerl.evaluator.parts import Part, Parts, merge_tallies
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import EvaluationRequest, pending_evaluations, request_evaluation
+from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 
 # of four completions each: pass rates 1, .5, 0, .25, .75
 CORRECT = [4, 2, 0, 1, 3]
@@ -44,7 +44,14 @@ def ask(paths, step, name="policy") -> EvaluationRequest:
     folder.mkdir()
     (folder / "model.safetensors").write_text(name)
     request = EvaluationRequest(
-        step=step, policy_version=step, name=folder.name, sha256="", epoch=0.5, tokens=7, flops=8.0, published_s=100.0
+        step=step,
+        policy_version=step,
+        name=folder.name,
+        sha256="",
+        epoch=0.5,
+        tokens=7,
+        flops=8.0,
+        published_s=100.0,
     )
     request_evaluation(paths, request)
     return request
@@ -89,7 +96,12 @@ def test_parts_make_what_one_evaluator_would_have_found(paths, num):
     assert (result["truncation_rate"], result["interruption_rate"]) == (0.05, 0.1)
     assert (result["pass_rate_math"], result["pass_rate_code"]) == (pytest.approx(9 / 16), 0.25)
     row = read_json(next(paths.inbox.iterdir()))
-    assert (row["kind"], row["time_s"], row["attempt"], row["evaluation_s"]) == ("eval", 100.0, 1, result["evaluation_s"])
+    assert (row["kind"], row["time_s"], row["attempt"], row["evaluation_s"]) == (
+        "eval",
+        100.0,
+        1,
+        result["evaluation_s"],
+    )
     assert not {"name", "prompt_ids", "num_correct"} & row.keys()
     assert (read_json(paths.best / "evaluation.json"), names(paths)) == (result, ["00000020.json"])
 
@@ -210,7 +222,10 @@ def test_an_answer_cut_short_is_given_again_from_the_parts(paths, monkeypatch):
 
 
 def test_a_share_that_does_not_fit_the_others_is_an_error(paths):
-    parts = [Part(name="x", evaluation_s=1.0, tallies=TALLIES[:1]), Part(name="x", evaluation_s=1.0, tallies=TALLIES[:3])]
+    parts = [
+        Part(name="x", evaluation_s=1.0, tallies=TALLIES[:1]),
+        Part(name="x", evaluation_s=1.0, tallies=TALLIES[:3]),
+    ]
     with pytest.raises(KeyError):
         merge_tallies(parts)
 
@@ -220,7 +235,11 @@ def test_a_part_survives_its_file(paths):
     (parts,) = evaluators(paths, 1)
     do_part(parts, request, 2.5)
     path = paths.evaluations / "00000020.part-0-of-1.json"
-    assert read_json(path) == {"name": request.name, "evaluation_s": 2.5, "tallies": [asdict(tally) for tally in TALLIES]}
+    assert read_json(path) == {
+        "name": request.name,
+        "evaluation_s": 2.5,
+        "tallies": [asdict(tally) for tally in TALLIES],
+    }
     assert parts.collect(request) == [Part(name=request.name, evaluation_s=2.5, tallies=TALLIES)]
     write_json(path, read_json(path) | {"name": "another"})
     assert parts.collect(request) is None

@@ -20,9 +20,17 @@ def write_run():
         curve = Sigmoid(r0=0.3, a=a, b=b, c_mid=c_mid)
         noise = np.random.default_rng(seed).normal(0, 0.004, num_points)
         rows = [{"kind": "step", "step": 1, "reward": 0.1}]
-        for i, (hours, rate) in enumerate(zip([0.5, *compute], [0.3, *(curve(compute) + noise)], strict=True)):
+        for i, (hours, rate) in enumerate(
+            zip([0.5, *compute], [0.3, *(curve(compute) + noise)], strict=True)
+        ):
             rows.append(
-                {"kind": "eval", "step": 100 * i, "policy_version": 100 * i, "pass_rate": float(rate), "gpu_hours": hours}
+                {
+                    "kind": "eval",
+                    "step": 100 * i,
+                    "policy_version": 100 * i,
+                    "pass_rate": float(rate),
+                    "gpu_hours": hours,
+                }
                 | {"tokens": i * 10**6, "flops": i * 1e15, "num_prompts": 1000, "samples_per_prompt": 16}
             )
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -40,6 +48,13 @@ def points() -> pd.DataFrame:
         noise = np.random.default_rng(len(run)).normal(0, 0.003, 24)
         rates = Sigmoid(r0=0.4, a=a, b=2.0, c_mid=2600.0)(compute) + noise
         split = ["fit"] * 21 + ["extrapolation"] * 3
-        table = {"figure": "loss", "run": run, "split": split, "gpu_hours": compute, "pass_rate": rates, "r0": 0.4}
+        table = {
+            "figure": "loss",
+            "run": run,
+            "split": split,
+            "gpu_hours": compute,
+            "pass_rate": rates,
+            "r0": 0.4,
+        }
         tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True)

@@ -38,7 +38,9 @@ def test_tables_of_a_figure(tmp_path, points):
     predictions = pd.read_csv(out / "predictions.csv")
     assert list(predictions.columns[:2]) == ["figure", "run"] and len(predictions) == 8
     scored = predictions.dropna(subset="observed")
-    assert len(scored) == 6 and set(scored.gpu_hours) == set(points.gpu_hours[points.split == "extrapolation"])
+    assert len(scored) == 6 and set(scored.gpu_hours) == set(
+        points.gpu_hours[points.split == "extrapolation"]
+    )
     assert ((scored.lo90 < scored.observed) & (scored.observed < scored.hi90)).all()
     ranking = pd.read_csv(out / "ranking.csv")
     assert ranking.recipe.tolist() == ["high", "low"] and ranking.above_next[0] > 0.99
@@ -47,7 +49,9 @@ def test_tables_of_a_figure(tmp_path, points):
     assert set(pd.read_csv(out / "alternatives.csv").family) >= {"sigmoid", "power_law"}
     windows = pd.read_csv(out / "windows.csv")
     assert windows.num_points.tolist() == [21, 16, 15] * 2 and windows.identified.all()
-    assert windows.a[0] == fits.A["high"] and windows.a_lo90[0] == fits.A_lo90["high"]  # the run's own estimator
+    assert (
+        windows.a[0] == fits.A["high"] and windows.a_lo90[0] == fits.A_lo90["high"]
+    )  # the run's own estimator
     for name in (slug("loss/high"), slug("loss/low"), f"axis_{slug('loss')}"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -58,7 +62,9 @@ def test_extrapolation_points_are_never_fitted(tmp_path, points):
     points.loc[points.split == "extrapolation", "pass_rate"] -= 0.1
     points.to_csv(tmp_path / "moved.csv", index=False)
     for estimator in ("default", "paper", "least_squares"):
-        one, other = (fit(tmp_path / n, tmp_path / n[:2], estimator=estimator).records for n in ("p.csv", "moved.csv"))
+        one, other = (
+            fit(tmp_path / n, tmp_path / n[:2], estimator=estimator).records for n in ("p.csv", "moved.csv")
+        )
         assert [r.curve for r in one] == [r.curve for r in other]
         assert [r.bounds for r in one] == [r.bounds for r in other]
 
@@ -83,7 +89,10 @@ def test_only_what_changed_is_fitted_again(tmp_path, write_run):
     again = fit(tmp_path / "sweep", out)
     assert again.num_fitted == 1 and len(again.records) == 3
     after = {path.name: path.stat().st_mtime_ns for path in (out / "figures").iterdir()}
-    assert {name for name in after if after[name] != before[name]} == {f"{slug('loss/dapo')}.png", f"axis_{slug('loss')}.png"}
+    assert {name for name in after if after[name] != before[name]} == {
+        f"{slug('loss/dapo')}.png",
+        f"axis_{slug('loss')}.png",
+    }
     assert fit(tmp_path / "sweep", out, estimator="least_squares").num_fitted == 3
 
 
@@ -112,13 +121,21 @@ def test_no_estimator_prints_a_ceiling_that_no_bend_shows(estimator, tmp_path, p
     """Neither in fits.csv nor, where only a part of the window shows none, in windows.csv."""
     compute = np.linspace(300.0, 6000.0, 20)
     young, seen = (Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=c)(compute) for c in (9000.0, 1500.0))
-    tables = [pd.DataFrame(dict(run=n, gpu_hours=compute, pass_rate=p, r0=0.4)) for n, p in (("young", young), ("seen", seen))]
+    tables = [
+        pd.DataFrame(dict(run=n, gpu_hours=compute, pass_rate=p, r0=0.4))
+        for n, p in (("young", young), ("seen", seen))
+    ]
     noise = np.random.default_rng(0).normal(0, 0.0035, 40)
-    pd.concat(tables).assign(pass_rate=lambda table: table.pass_rate + noise).to_csv(tmp_path / "p.csv", index=False)
+    pd.concat(tables).assign(pass_rate=lambda table: table.pass_rate + noise).to_csv(
+        tmp_path / "p.csv", index=False
+    )
     fit(tmp_path / "p.csv", tmp_path / "out", estimator=estimator, min_compute=0.0)
     fits = pd.read_csv(tmp_path / "out" / "fits.csv").set_index("run")
     assert fits.identified.to_dict() == {"young": False, "seen": True}
-    assert fits.loc["young", ["A", "B", "C_mid"]].isna().all() and fits.loc["seen", ["A", "B", "C_mid"]].notna().all()
+    assert (
+        fits.loc["young", ["A", "B", "C_mid"]].isna().all()
+        and fits.loc["seen", ["A", "B", "C_mid"]].notna().all()
+    )
     assert fits.loc["young", ["A_lo90", "A_hi90", "reason"]].notna().all()
     windows = pd.read_csv(tmp_path / "out" / "windows.csv")
     assert (windows.run == "young").sum() == 3 and (windows.a.notna() == windows.identified).all()
@@ -133,7 +150,11 @@ def test_figures_of_runs_that_are_gone_go_too(tmp_path, write_run):
     (figures / "mine.png").write_bytes(b"")
     (tmp_path / "sweep" / "loss" / "dapo" / "metrics.jsonl").unlink()
     fit(tmp_path / "sweep", tmp_path / "out")
-    assert {path.name for path in figures.iterdir()} == {f"{slug('base')}.png", f"{slug('loss/cispo')}.png", "mine.png"}
+    assert {path.name for path in figures.iterdir()} == {
+        f"{slug('base')}.png",
+        f"{slug('loss/cispo')}.png",
+        "mine.png",
+    }
 
 
 def test_a_prediction_is_written_once_and_scored_after_the_extension(tmp_path, write_run, capsys):
@@ -143,7 +164,10 @@ def test_a_prediction_is_written_once_and_scored_after_the_extension(tmp_path, w
     written = (folder / "prediction.json").read_bytes()
     content = json.loads(written)
     assert [p["compute"] for p in content["predictions"]] == [80, 120] and content["window"][1] == 40
-    assert not (tmp_path / "out" / "scores.csv").exists() or pd.read_csv(tmp_path / "out" / "scores.csv").observed.isna().all()
+    assert (
+        not (tmp_path / "out" / "scores.csv").exists()
+        or pd.read_csv(tmp_path / "out" / "scores.csv").observed.isna().all()
+    )
     write_run(folder, end=100.0, num_points=50)
     assert main(command) == 0
     assert (folder / "prediction.json").read_bytes() == written
@@ -165,10 +189,14 @@ def test_a_farther_target_adds_a_file_and_none_is_foretold_twice(tmp_path, write
     second = json.loads((folder / "prediction-2.json").read_text())
     assert [p["compute"] for p in second["predictions"]] == [120] and second["window"][1] == 75
     assert main([*command, "80,120"]) == 0 and (folder / "prediction.json").read_bytes() == first
-    assert sorted(path.name for path in folder.glob("prediction*")) == ["prediction-2.json", "prediction.json"]
+    assert sorted(path.name for path in folder.glob("prediction*")) == [
+        "prediction-2.json",
+        "prediction.json",
+    ]
     scores = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("compute")
     assert scores.foretold_at.to_dict() == {80: 40, 120: 75}
-    # 75 is within 10 % of 80: the run's budget ended it there, and its last evaluation is held against the curve at 75
+    # 75 is within 10 % of 80: the run's budget ended it there, and its last evaluation is held against the
+    # curve at 75
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["pass_rate"]
     assert scores.observed[80] == pytest.approx(last, abs=1e-12) and np.isnan(scores.observed[120])
     foretold = json.loads(first)
@@ -202,7 +230,9 @@ def test_fit_run_and_predict_run(tmp_path, write_run):
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     young = fit_run(write_run(tmp_path / "young", c_mid=300.0, num_points=12))
     assert "not yet identified" in str(young) and young.needed_compute > 60
-    assert predict_run(folder, (100.0,)) == folder / "prediction.json" and predict_run(folder, (100.0,)) is None
+    assert (
+        predict_run(folder, (100.0,)) == folder / "prediction.json" and predict_run(folder, (100.0,)) is None
+    )
     with pytest.raises(ValueError, match="no target lies beyond the last point, 60"):
         predict_run(write_run(tmp_path / "other"), (50.0,))
 
@@ -238,7 +268,9 @@ def test_predictions_that_cannot_be_scored(tmp_path, write_run, capsys):
     (tmp_path / "sweep" / "torn" / "prediction.json").write_text("[]")
     assert main(command[:-1]) == 1
     printed = capsys.readouterr().err
-    assert "error: other: " in printed and "predicts over tokens" in printed and "holds no prediction" in printed
+    assert (
+        "error: other: " in printed and "predicts over tokens" in printed and "holds no prediction" in printed
+    )
     assert len(pd.read_csv(tmp_path / "out" / "fits.csv")) == 3
     assert pd.read_csv(tmp_path / "out" / "scores.csv").key.tolist() == ["good"]
 

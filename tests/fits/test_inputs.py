@@ -24,7 +24,12 @@ def with_tasks(folder):
     path = folder / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows[1:]:
-        row |= {"pass_rate_code": row["pass_rate"] / 2, "num_prompts_code": 250, "pass_rate_math": 0.5, "num_prompts_math": 750}
+        row |= {
+            "pass_rate_code": row["pass_rate"] / 2,
+            "num_prompts_code": 250,
+            "pass_rate_math": 0.5,
+            "num_prompts_math": 750,
+        }
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -37,7 +42,9 @@ def test_the_curve_of_one_task(tmp_path, write_run, capsys):
     np.testing.assert_allclose(code.pass_rate, both.pass_rate / 2)
 
     table = tmp_path / "table.parquet"
-    pd.DataFrame({"run": "a", "gpu_hours": both.compute, "pass_rate_code": code.pass_rate, "r0": 0.15}).to_parquet(table)
+    pd.DataFrame(
+        {"run": "a", "gpu_hours": both.compute, "pass_rate_code": code.pass_rate, "r0": 0.15}
+    ).to_parquet(table)
     (run,), _ = read_input(table, task="code")
     assert (run.pass_rate == code.pass_rate).all()
     with pytest.raises(ValueError, match="has no pass_rate_maths; tasks there: code"):
@@ -47,7 +54,10 @@ def test_the_curve_of_one_task(tmp_path, write_run, capsys):
     out = tmp_path / "sweep" / "fits-code"
     (fitted,) = pd.read_csv(out / "fits.csv").itertuples()
     assert fitted.run == "mixed" and 0.2 < fitted.A < 0.4  # half of .6
-    assert len(list((out / "records").glob("*/prediction.json"))) == 1 and not (folder / "prediction.json").exists()
+    assert (
+        len(list((out / "records").glob("*/prediction.json"))) == 1
+        and not (folder / "prediction.json").exists()
+    )
     assert re.search("math_only.* has no pass_rate_code; tasks there: none", capsys.readouterr().err)
 
 
@@ -60,13 +70,23 @@ def test_sweep_folders_are_named_by_their_path(tmp_path, write_run):
 
 
 def test_a_sweep_names_axis_recipe_and_seed(tmp_path, write_run, capsys):
-    for name in ("loss_type/loss_type-cispo-seed0", "loss_type/loss_type-cispo-seed1", "again/loss_type-cispo-seed0"):
+    for name in (
+        "loss_type/loss_type-cispo-seed0",
+        "loss_type/loss_type-cispo-seed1",
+        "again/loss_type-cispo-seed0",
+    ):
         write_run(tmp_path / name)
     runs, unreadable = read_input(tmp_path)
-    assert [(run.figure, run.run, run.seed) for run in runs] == [("loss_type", "cispo", "0"), ("loss_type", "cispo", "1")]
+    assert [(run.figure, run.run, run.seed) for run in runs] == [
+        ("loss_type", "cispo", "0"),
+        ("loss_type", "cispo", "1"),
+    ]
     assert [bad.run for bad in unreadable] == ["loss_type/loss_type-cispo-seed0"]
     assert "a second run of the name 'loss_type/cispo#0'" in unreadable[0].reason
-    assert [run.key for run in read_input(tmp_path / "loss_type")[0]] == ["loss_type/cispo#0", "loss_type/cispo#1"]
+    assert [run.key for run in read_input(tmp_path / "loss_type")[0]] == [
+        "loss_type/cispo#0",
+        "loss_type/cispo#1",
+    ]
 
 
 def test_a_live_run_may_end_in_a_torn_line(tmp_path, write_run):
@@ -79,7 +99,9 @@ def test_a_live_run_may_end_in_a_torn_line(tmp_path, write_run):
 def test_csv_and_parquet_agree(tmp_path, points):
     points.to_csv(tmp_path / "p.csv", index=False)
     points.to_parquet(tmp_path / "p.parquet")
-    for one, other in zip(read_input(tmp_path / "p.csv")[0], read_input(tmp_path / "p.parquet")[0], strict=True):
+    for one, other in zip(
+        read_input(tmp_path / "p.csv")[0], read_input(tmp_path / "p.parquet")[0], strict=True
+    ):
         assert one.key == other.key in ("loss/high", "loss/low")
         np.testing.assert_array_equal(one.compute, other.compute)
         assert one.fitted.tolist() == [True] * 21 + [False] * 3
@@ -112,7 +134,9 @@ def set_value(row, column, value):
 
 
 def samples(count):
-    return lambda table: table.assign(num_prompts=np.where(table.run == "high", count, 1000), samples_per_prompt=16)
+    return lambda table: table.assign(
+        num_prompts=np.where(table.run == "high", count, 1000), samples_per_prompt=16
+    )
 
 
 def swap(table):
@@ -124,15 +148,30 @@ BAD = {
     "nan": (set_value(3, "pass_rate", np.nan), "line 5: pass_rate is nan, not a finite number"),
     "text": (set_value(3, "gpu_hours", "soon"), "line 5: gpu_hours is soon, not a finite number"),
     "text for a rate": (set_value(3, "pass_rate", "?"), "line 5: pass_rate is ., not a finite number"),
-    "over one": (set_value(3, "pass_rate", 45.3), r"line 5: pass_rate 45.3 is outside \[0, 1\]; is it a percentage"),
-    "falls": (swap, "line 7: gpu_hours falls from .* to .*; sort the points, or tell two runs of the name 'high' apart"),
-    "duplicate": (set_value(5, "gpu_hours", 1000 + 4 * 15_000 / 23), "line 7: a second point at gpu_hours .* duplicates"),
+    "over one": (
+        set_value(3, "pass_rate", 45.3),
+        r"line 5: pass_rate 45.3 is outside \[0, 1\]; is it a percentage",
+    ),
+    "falls": (
+        swap,
+        "line 7: gpu_hours falls from .* to .*; sort the points, or tell two runs of the name 'high' apart",
+    ),
+    "duplicate": (
+        set_value(5, "gpu_hours", 1000 + 4 * 15_000 / 23),
+        "line 7: a second point at gpu_hours .* duplicates",
+    ),
     "one point": (lambda table: table.iloc[[0, *range(24, 48)]], "1 points; a curve needs at least 4"),
     "split": (set_value(2, "split", "test"), "line 4: split 'test'; valid: fit, extrapolation"),
     "r0 differs": (set_value(2, "r0", 0.5), "2 values of r0; two runs of one name"),
-    "r0 is a percentage": (lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)), r"R0 = 40.0; it must lie in \[0, 1\)"),
+    "r0 is a percentage": (
+        lambda t: t.assign(r0=np.where(t.run == "high", 40.0, t.r0)),
+        r"R0 = 40.0; it must lie in \[0, 1\)",
+    ),
     "r0 is text": (set_value(2, "r0", "low"), "line 4: r0 is low, not a finite number: give it in every row"),
-    "r0 is missing": (set_value(2, "r0", np.nan), "line 4: r0 is nan, not a finite number: give it in every row"),
+    "r0 is missing": (
+        set_value(2, "r0", np.nan),
+        "line 4: r0 is nan, not a finite number: give it in every row",
+    ),
     "no samples": (samples(0), "num_prompts and samples_per_prompt must be above 0"),
     "endless samples": (samples(np.inf), "num_prompts and samples_per_prompt must be above 0"),
     "no split": (set_value(2, "split", np.nan), "line 4: split 'nan'; valid: fit, extrapolation"),
@@ -160,7 +199,10 @@ def test_a_bad_run_is_reported_and_the_rest_fitted(name, tmp_path, points, capsy
         ("", "is empty; it needs the columns run, gpu_hours, pass_rate"),
         ("run,gpu_hours,pass_rate\n", "has a header but no rows"),
         ("run,gpu_hours\nx,1\n", "has no column pass_rate; it has run, gpu_hours"),
-        ("run,hours,pass_rate\nx,1,.5\n", "no column gpu_hours for the axis gpu_hours; there are run, hours, pass_rate"),
+        (
+            "run,hours,pass_rate\nx,1,.5\n",
+            "no column gpu_hours for the axis gpu_hours; there are run, hours, pass_rate",
+        ),
     ],
 )
 def test_a_table_of_which_nothing_can_be_read(content, message, tmp_path, capsys):
@@ -178,7 +220,12 @@ def test_cut_off_by_epochs_and_an_axis_the_paper_does_not_know(tmp_path, points,
     points.assign(epoch="one").to_csv(tmp_path / "t.csv", index=False)
     assert main([str(tmp_path / "t.csv"), "--out", str(tmp_path / "out"), "--min-epochs", "1"]) == 2
     assert capsys.readouterr().err.count("has no epoch in every row; cut off by compute") == 4
-    assert main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "o"), "--estimator", "paper", "--axis", "steps"]) == 2
+    assert (
+        main(
+            [str(tmp_path / "p.csv"), "--out", str(tmp_path / "o"), "--estimator", "paper", "--axis", "steps"]
+        )
+        == 2
+    )
     assert "grid of C_mid is in GPU-hours; over steps use default" in capsys.readouterr().err
 
 
@@ -205,7 +252,9 @@ def test_a_bad_evaluation_is_named(tmp_path, write_run, capsys):
     assert "evaluation 3: pass_rate 1.7 is outside [0, 1]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("row", [{"pass_rate": None}, {"pass_rate": True}, {"step": "1"}, {"gpu_hours": [1]}, "text"])
+@pytest.mark.parametrize(
+    "row", [{"pass_rate": None}, {"pass_rate": True}, {"step": "1"}, {"gpu_hours": [1]}, "text"]
+)
 def test_a_row_that_is_no_evaluation_is_named(row, tmp_path, write_run):
     good, bad = write_run(tmp_path / "good"), write_run(tmp_path / "bad")
     rows = [json.loads(line) for line in (bad / "metrics.jsonl").read_text().splitlines()]

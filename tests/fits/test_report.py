@@ -1,4 +1,5 @@
-"""The report in a real browser: it opens from a file, draws, sorts and answers the pointer, with no network."""
+"""The report in a real browser: it opens from a file, draws, sorts and answers the pointer, with no
+network."""
 
 import json
 import re
@@ -11,7 +12,9 @@ from left_out import leave_out
 from scalerl.fits.batch import fit_all
 from scalerl.fits.records import Options
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 PROBE = """
 <script>
@@ -71,17 +74,23 @@ def test_page_works_in_a_browser(report, tmp_path):
     assert seen["curves"] == 2 and seen["points"] == 48 and seen["open"] == 6 and seen["path"] > 100
     assert seen["rows"] == ["high <b>&", "low"]
     assert seen["rising"] == ["low", "high <b>&"] and seen["falling"] == ["high <b>&", "low"]
-    assert seen["tip"].startswith("loss/high <b>&\n") and re.search(r": 0\.\d{4}  \(0\.\d{4} to 0\.\d{4}\)", seen["tip"])
+    assert seen["tip"].startswith("loss/high <b>&\n") and re.search(
+        r": 0\.\d{4}  \(0\.\d{4} to 0\.\d{4}\)", seen["tip"]
+    )
     assert seen["tipShown"] == "block" and seen["band"] == "0.15"
     assert seen["afterHiding"] == 1 and seen["loaded"] == 0
 
 
 def test_run_names_cannot_break_the_page(tmp_path, points):
     names = ["{{data}}{{title}}", "<!--<script>"]
-    points.assign(run=points.run.replace(dict(zip(["high", "low"], names, strict=True)))).to_csv(tmp_path / "p.csv")
+    points.assign(run=points.run.replace(dict(zip(["high", "low"], names, strict=True)))).to_csv(
+        tmp_path / "p.csv"
+    )
     fit_all(tmp_path / "p.csv", tmp_path / "out", Options())
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "out" / "report.html").read_text(), re.S)[1]
-    assert "<" not in data and [run["key"] for run in json.loads(data)["runs"]] == [f"loss/{name}" for name in names]
+    assert "<" not in data and [run["key"] for run in json.loads(data)["runs"]] == [
+        f"loss/{name}" for name in names
+    ]
 
 
 def test_alarms_are_in_the_report(tmp_path, write_run):

@@ -1,4 +1,5 @@
-"""Runs unlike any published one: every one gets a record that can be written, drawn and compared, without a warning."""
+"""Runs unlike any published one: every one gets a record that can be written, drawn and compared, without a
+warning."""
 
 import json
 import warnings
@@ -40,7 +41,13 @@ SPACINGS = {
 
 
 def record(
-    shape: str, spacing: str, n: int, unit: float = 1.0, r0: float = 0.4, estimator: str = "default", answers: float = 16.0
+    shape: str,
+    spacing: str,
+    n: int,
+    unit: float = 1.0,
+    r0: float = 0.4,
+    estimator: str = "default",
+    answers: float = 16.0,
 ):
     compute = unit * SPACINGS[spacing](n)
     place = np.log(compute / compute[0]) / np.log(compute[-1] / compute[0])
@@ -56,12 +63,18 @@ def record(
         r0=r0,
         folder=None,
     )
-    return fit_record(points, Options(estimator=estimator, min_compute=0.0, predict=(compute[0] / 100, 100 * compute[-1])))
+    return fit_record(
+        points, Options(estimator=estimator, min_compute=0.0, predict=(compute[0] / 100, 100 * compute[-1]))
+    )
 
 
 def assert_sound(made: RunRecord) -> None:
     json.dumps(asdict(made), allow_nan=False)
-    for rows in (fit_rows([made]), prediction_rows([made]), *(nested_rows([made], n) for n in ("alternatives", "windows"))):
+    for rows in (
+        fit_rows([made]),
+        prediction_rows([made]),
+        *(nested_rows([made], n) for n in ("alternatives", "windows")),
+    ):
         assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
     assert all(low <= high for low, high in made.bounds.values())
     assert made.bounds["a"][0] >= 0 and made.bounds["a"][1] <= 1
@@ -82,7 +95,9 @@ def assert_sound(made: RunRecord) -> None:
 def test_any_run_makes_a_sound_record(shape, spacing, n, unit, r0, estimator, answers):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_sound(record(shape, spacing, min(n, 40) if estimator == "paper" else n, unit, r0, estimator, answers))
+        assert_sound(
+            record(shape, spacing, min(n, 40) if estimator == "paper" else n, unit, r0, estimator, answers)
+        )
 
 
 def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):

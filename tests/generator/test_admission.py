@@ -1,4 +1,5 @@
-"""The bound on off-policyness: the real admission rules in a simulated run where everything may be late, die and come back."""
+"""The bound on off-policyness: the real admission rules in a simulated run where everything may be late, die
+and come back."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -8,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.config import OffPolicyConfig
-from scalerl.generator.admission import goes_back, startable_groups
-from scalerl.spool.policy import PolicyManifest, admit_until, is_generation_policy
+from scalerl.spool.admission import (
+    PolicyManifest,
+    admit_until,
+    goes_back,
+    is_generation_policy,
+    startable_groups,
+)
 
 Window = dict[int, list[int]]
 
@@ -59,13 +65,19 @@ class SimulatedRun:
         if not all(group in self.spool for group in batch):
             return
         for group in batch:
-            if max(self.spool[group]) > self.step:  # lost after it was trained, generated again, and then the trainer went back
+            if (
+                max(self.spool[group]) > self.step
+            ):  # lost after it was trained, generated again, and then the trainer went back
                 del self.spool[group]
                 return
-        self.largest = max(self.largest, max(self.step - version for group in batch for version in self.spool[group]))
+        self.largest = max(
+            self.largest, max(self.step - version for group in batch for version in self.spool[group])
+        )
         self.step += 1
         if self.step == len(self.history):
-            grown = batch_prompts + (self.random.random() < self.growth)  # dynamic batch size: batches only grow
+            grown = batch_prompts + (
+                self.random.random() < self.growth
+            )  # dynamic batch size: batches only grow
             self.history.append((batch.stop, grown))
         if is_generation_policy(self.off_policy, self.step):
             self.publish()
@@ -100,7 +112,11 @@ class SimulatedRun:
     def start_group(self, generator):
         taken = self.spool.keys() | generator.running.keys()
         startable = startable_groups(
-            generator.seen, generator.served[1], index=generator.index, num_generators=len(self.generators), taken=taken
+            generator.seen,
+            generator.served[1],
+            index=generator.index,
+            num_generators=len(self.generators),
+            taken=taken,
         )
         for group, _ in startable[: self.random.randint(1, 3)]:
             generator.running[group] = []
@@ -130,7 +146,9 @@ def test_off_policyness_never_exceeds_the_bound(off_policy, seed, num_generators
 @pytest.mark.parametrize("off_policy", configs(), ids=lambda config: f"{config.mode}-{config.k}")
 def test_the_bound_is_reached_and_one_group_more_would_break_it(off_policy):
     def largest(surplus):
-        run = SimulatedRun(off_policy, Random(0), num_generators=1, batch_prompts=2, surplus=surplus, growth=0)
+        run = SimulatedRun(
+            off_policy, Random(0), num_generators=1, batch_prompts=2, surplus=surplus, growth=0
+        )
         (generator,) = run.generators
         while startable_groups(generator.seen, 0, index=0, num_generators=1, taken=generator.running):
             run.start_group(generator)
@@ -172,7 +190,9 @@ MANIFEST = PolicyManifest(
 
 def test_startable_groups():
     def groups(served_version, index, num_generators, taken=()):
-        return startable_groups(MANIFEST, served_version, index=index, num_generators=num_generators, taken=taken)
+        return startable_groups(
+            MANIFEST, served_version, index=index, num_generators=num_generators, taken=taken
+        )
 
     assert groups(4, 0, 1) == [(10, "a"), (11, "b"), (12, "c"), (13, "d")]
     assert groups(4, 1, 2, taken={13}) == [(11, "b")]

@@ -15,9 +15,13 @@ def make_generator(open_engine):
     open_generators = []
 
     def make(trainer, manifest, index=0):
-        context = open_engine(trainer.paths.weights / manifest.name, manifest.policy_version, max_tokens=64, max_num_seqs=16)
+        context = open_engine(
+            trainer.paths.weights / manifest.name, manifest.policy_version, max_tokens=64, max_num_seqs=16
+        )
         problems = {problem.prompt_id: problem for problem in trainer.problems}
-        generator = Generator(trainer.config, trainer.paths, index, 1, problems, context.__enter__(), manifest, seed=0)
+        generator = Generator(
+            trainer.config, trainer.paths, index, 1, problems, context.__enter__(), manifest, seed=0
+        )
         open_generators.append((generator, context))
         return generator
 
@@ -52,9 +56,13 @@ def test_a_policy_that_arrives_in_flight_marks_the_tokens_after_it(make_run, mak
     for _ in range(4):
         generator.advance()
     trainer.publish(1, range(0, 6))
-    rounds_until(generator, lambda: generator._engine.policy_version == 1 or not generator._sampler.num_running)
+    rounds_until(
+        generator, lambda: generator._engine.policy_version == 1 or not generator._sampler.num_running
+    )
     rounds_until(generator, lambda: trainer.spool.present(0, 6) == set(range(6)))
-    by_group = {group: [rollout.policy_versions for rollout in trainer.spool.read(group)] for group in range(6)}
+    by_group = {
+        group: [rollout.policy_versions for rollout in trainer.spool.read(group)] for group in range(6)
+    }
     assert all(set(versions) == {1} for group in (4, 5) for versions in by_group[group])
     crossed = [versions for group in range(4) for versions in by_group[group] if set(versions) == {0, 1}]
     assert crossed
@@ -68,11 +76,18 @@ def test_a_trainer_that_goes_back_takes_its_generators_along(make_run, make_gene
         generator.advance()
     assert generator._sampler.num_running
     old = trainer.publish(0, range(0, 6))  # the trainer resumed from its checkpoint
-    while generator._follower.latest() != old:  # a fast machine would finish groups of policy 3 first, which the trainer refuses
+    while (
+        generator._follower.latest() != old
+    ):  # a fast machine would finish groups of policy 3 first, which the trainer refuses
         time.sleep(0.01)
     rounds_until(generator, lambda: trainer.spool.present(0, 8) == set(range(6)))
     assert generator._engine.policy_name == old.name
-    versions = {version for group in range(6) for rollout in trainer.spool.read(group) for version in rollout.policy_versions}
+    versions = {
+        version
+        for group in range(6)
+        for rollout in trainer.spool.read(group)
+        for version in rollout.policy_versions
+    }
     assert versions == {0}
 
 

@@ -10,7 +10,8 @@ from scalerl.inference.engine import SamplingEngine
 
 @pytest.fixture(scope="session")
 def policies(tmp_path_factory, write_policy) -> dict[str, list[Path]]:
-    """Two policies with a tied head, two with an untied one and two with experts, in folders named as the trainer names them."""
+    """Two policies with a tied head, two with an untied one and two with experts, in folders named as the
+    trainer names them."""
     root = tmp_path_factory.mktemp("policies")
     found: dict[str, list[Path]] = {}
     for kind in ("tied", "untied", "moe"):

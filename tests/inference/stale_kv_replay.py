@@ -1,4 +1,5 @@
-"""The independent reference of the in-flight tests: Hugging Face forwards over the KV cache that earlier policies left."""
+"""The independent reference of the in-flight tests: Hugging Face forwards over the KV cache that earlier
+policies left."""
 
 import itertools
 from collections.abc import Mapping
@@ -15,8 +16,11 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Mod
 
 
 @torch.no_grad()
-def replay(models: Mapping[int, torch.nn.Module], completion: Completion, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities [completion tokens]: each span of one policy version is computed by that model over the cache so far."""
+def replay(
+    models: Mapping[int, torch.nn.Module], completion: Completion, temperature: float = 1.0
+) -> torch.Tensor:
+    """Log-probabilities [completion tokens]: each span of one policy version is computed by that model over
+    the cache so far."""
     num_prompt = len(completion.prompt_token_ids)
     sequence = torch.tensor([[*completion.prompt_token_ids, *completion.token_ids]])
     versions = completion.policy_versions

@@ -8,7 +8,9 @@ from scalerl.config import LengthConfig
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.prompts import load_tokenizer
 
-ONE_PHASE = LengthConfig(max_prompt_tokens=100, max_thinking_tokens=100, max_solution_tokens=40, length_control="none")
+ONE_PHASE = LengthConfig(
+    max_prompt_tokens=100, max_thinking_tokens=100, max_solution_tokens=40, length_control="none"
+)
 PROMPTS = ["7*3-4+8?", "1+1?", "9-9*3+0*2-7+5?"]
 UPDATES = {20: 1, 33: 0, 47: 1}
 """Engine step -> policy loaded after it."""
@@ -48,8 +50,12 @@ def test_logprobs_and_versions_across_updates(open_engine, policies, kind):
     assert len(crossed) >= 4, "the test needs completions that lived through all three updates"
     assert max(errors(replay(models, completion), completion).max() for completion in across) < 1e-4
 
-    # what the check above would miss if all of this made no difference: one policy throughout, and spans off by one token
-    stale = [errors(replay(dict.fromkeys(models, models[0]), completion), completion).max() for completion in crossed]
+    # what the check above would miss if all of this made no difference: one policy throughout, and spans off
+    # by one token
+    stale = [
+        errors(replay(dict.fromkeys(models, models[0]), completion), completion).max()
+        for completion in crossed
+    ]
     assert min(stale) > 0.1
     for completion in crossed:
         completion.policy_versions[1:] = completion.policy_versions[:-1]
@@ -61,12 +67,16 @@ def test_temperature_is_part_of_the_logprobs(open_engine, policies):
     model = {0: load_model(folders[0])}
     with open_engine(folders[0], temperature=0.7) as engine:
         finished = sample(engine, folders, updates={}, copies=4)
-    assert max(errors(replay(model, completion, temperature=0.7), completion).max() for completion in finished) < 1e-4
+    assert (
+        max(errors(replay(model, completion, temperature=0.7), completion).max() for completion in finished)
+        < 1e-4
+    )
     assert max(errors(replay(model, completion), completion).max() for completion in finished) > 0.1
 
 
 def test_fp32_head_on_a_bf16_body(open_engine, policies, tmp_path):
-    # without attention and MLP the body is exact: embedding and norm, so that only the head's precision is left to differ
+    # without attention and MLP the body is exact: embedding and norm, so that only the head's precision is
+    # left to differ
     model = load_model(policies["untied"][0])
     for name, parameter in model.named_parameters():
         if "o_proj" in name or "down_proj" in name:
@@ -81,7 +91,9 @@ def test_fp32_head_on_a_bf16_body(open_engine, policies, tmp_path):
         with open_engine(folder, dtype="bfloat16", fp32_head=fp32_head) as engine:
             finished = sample(engine, [folder], updates={})
         for precision, reference in (("fp32", {0: Fp32Head(body)}), ("bf16", {0: body})):
-            difference = max(errors(replay(reference, completion), completion).max() for completion in finished)
+            difference = max(
+                errors(replay(reference, completion), completion).max() for completion in finished
+            )
             largest[fp32_head, precision] = difference.item()
     assert max(largest[True, "fp32"], largest[False, "bf16"]) < 1e-4, largest
     assert min(largest[True, "bf16"], largest[False, "fp32"]) > 1e-3, largest
@@ -96,7 +108,9 @@ class Fp32Head(torch.nn.Module):
 
     def forward(self, token_ids, **kwargs):
         output = self.model.model(token_ids, **kwargs)
-        logits = torch.nn.functional.linear(output.last_hidden_state.float(), self.model.lm_head.weight.float())
+        logits = torch.nn.functional.linear(
+            output.last_hidden_state.float(), self.model.lm_head.weight.float()
+        )
         output.logits = logits
         return output
 

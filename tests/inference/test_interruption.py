@@ -55,7 +55,9 @@ def test_the_phrase_is_forced_masked_and_answered(finished):
         num_answer = len(completion.token_ids) - begin - num_forced
         assert completion.loss_mask == [True] * begin + [False] * num_forced + [True] * num_answer
         assert completion.logprobs[forced] == [0.0] * num_forced
-        assert all(logprob < 0 for logprob in completion.logprobs[:begin] + completion.logprobs[begin + num_forced :])
+        assert all(
+            logprob < 0 for logprob in completion.logprobs[:begin] + completion.logprobs[begin + num_forced :]
+        )
         assert 1 <= num_answer <= LENGTH.max_solution_tokens
         assert completion.text.count(FORCED_TEXT) >= 1
 
@@ -70,7 +72,9 @@ def test_budgets_are_drawn_for_each_completion(finished):
 
 def test_a_natural_end_of_thinking_is_not_interrupted(finished):
     natural = [completion for completion in finished if not completion.interrupted]
-    beyond_budget = [completion for completion in natural if len(completion.token_ids) > LENGTH.interruption_max_tokens]
+    beyond_budget = [
+        completion for completion in natural if len(completion.token_ids) > LENGTH.interruption_max_tokens
+    ]
     assert beyond_budget, "the test needs a solution that went on after its budget"
     for completion in natural:
         assert all(completion.loss_mask)
@@ -101,8 +105,9 @@ def test_the_end_of_sequence_token_is_kept_and_truncation_is_told(finished):
 
 
 def test_logprobs_of_thinking_and_answer(policies, finished):
-    # Phase 2 keeps the whole blocks of phase 1 and computes the rest of the context anew; without an update in between that is
-    # the same thing, and with one only the first phase-2 step differs. So check those that lived under one policy.
+    # Phase 2 keeps the whole blocks of phase 1 and computes the rest of the context anew; without an update
+    # in between that is the same thing, and with one only the first phase-2 step differs. So check those that
+    # lived under one policy.
     models = {version: load_model(folder) for version, folder in enumerate(policies["tied"])}
     one_policy = [completion for completion in finished if len(set(completion.policy_versions)) == 1]
     assert sum(completion.interrupted for completion in one_policy) > 5

@@ -14,13 +14,22 @@ def test_raw_text_without_a_chat_template():
 
 def test_instruction_and_chat_template():
     tokenizer = build_tokenizer()
-    tokenizer.chat_template = (
-        "{% for message in messages %}<{{ message['content'] }}>{% endfor %}{% if add_generation_prompt %}={% endif %}"
-    )
+    tokenizer.chat_template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}{% if add_generation_prompt %}={% endif %}"
     prompts = PromptEncoder(tokenizer, instruction="8?", max_prompt_tokens=32)
     token_ids = prompts.encode("p", "1+2?")
     # the line break between problem and instruction is no character of this tokenizer
-    assert tokenizer.convert_ids_to_tokens(token_ids) == ["<", "1", "+", "2", "?", "<unk>", "8", "?", ">", "="]
+    assert tokenizer.convert_ids_to_tokens(token_ids) == [
+        "<",
+        "1",
+        "+",
+        "2",
+        "?",
+        "<unk>",
+        "8",
+        "?",
+        ">",
+        "=",
+    ]
     assert prompts.encode("p", "1+2?") is token_ids
 
 

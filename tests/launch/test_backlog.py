@@ -10,7 +10,7 @@ from scalerl.launch import supervisor as supervisor_module
 from scalerl.launch.backlog import Backlog
 from scalerl.launch.processes import RoleProcess
 from scalerl.launch.supervisor import Supervisor, run
-from scalerl.metrics import Interval
+from scalerl.metrics.ledger import Interval
 
 
 def ask(paths, *steps: int) -> None:
@@ -41,7 +41,9 @@ def test_every_evaluation_that_waits_and_the_last_one_are_set_aside(paths):
     assert backlog.gpu_hours(rows, 80) == 6.0
 
 
-def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(paths, make_config, script_roles, monkeypatch):
+def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(
+    paths, make_config, script_roles, monkeypatch
+):
     """Three evaluations of 100 s on 10 GPUs take .83 GPU-hours."""
     script_roles(
         """
@@ -67,7 +69,10 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(paths, make_co
 
     monkeypatch.setattr(supervisor_module.Stopping, "check", spy)
     config = make_config(
-        "trainer.num_ranks=1", "budget.max_steps=9", "budget.max_gpu_hours=0.8", "launch.evaluation_deadline_s=20"
+        "trainer.num_ranks=1",
+        "budget.max_steps=9",
+        "budget.max_gpu_hours=0.8",
+        "launch.evaluation_deadline_s=20",
     )
     supervisor = Supervisor(config, paths)
     supervisor._allocation = Interval(role="allocation", devices=10, start_s=0.0)  # as in a Slurm job
@@ -89,7 +94,9 @@ def test_evaluations_that_pile_up_are_said_once(paths):
     assert said == [], "once may be a slow start"
     backlog.evaluated(eval_row(100, 3400.0))
     assert len(said) == 1
-    assert said[0].startswith("evaluations pile up: 2 wait, and one takes 3400 s; stop and continue with a larger evaluation.num")
+    assert said[0].startswith(
+        "evaluations pile up: 2 wait, and one takes 3400 s; stop and continue with a larger evaluation.num"
+    )
     ask(paths, 250, 300)
     for step in (150, 200):
         backlog.evaluated(eval_row(step))
@@ -108,13 +115,20 @@ def test_a_backlog_that_goes_away_is_not_said(paths):
 
 def test_whose_part_is_missing(paths):
     paths.evaluations.mkdir(parents=True)
-    evaluators = [RoleProcess(name=f"evaluator-{i}", arguments=["evaluator"], log=Path(f"{i}.log")) for i in range(3)]
+    evaluators = [
+        RoleProcess(name=f"evaluator-{i}", arguments=["evaluator"], log=Path(f"{i}.log")) for i in range(3)
+    ]
     backlog = Backlog(paths, print)
     paths.evaluation_part(20, 1, 3).touch()
-    assert backlog.lacking(20, evaluators) == "step 20 lacks the part of evaluator-0 (log: 0.log), evaluator-2 (log: 2.log)"
+    assert (
+        backlog.lacking(20, evaluators)
+        == "step 20 lacks the part of evaluator-0 (log: 0.log), evaluator-2 (log: 2.log)"
+    )
     for index in (0, 2):
         paths.evaluation_part(20, index, 3).touch()
-    assert backlog.lacking(20, evaluators) == "step 20 lacks the part of evaluator-0 (log: 0.log)", "it puts them together"
+    assert backlog.lacking(20, evaluators) == "step 20 lacks the part of evaluator-0 (log: 0.log)", (
+        "it puts them together"
+    )
 
 
 PARTS = """
@@ -165,5 +179,7 @@ def test_a_part_that_never_comes_ends_the_run_at_its_deadline(paths, make_config
 
 
 def test_more_evaluators_than_prompts_are_refused(paths, make_config):
-    with pytest.raises(ValueError, match=r"evaluation\.num = 2 evaluators cannot share 1 held-out prompts: lower it"):
+    with pytest.raises(
+        ValueError, match=r"evaluation\.num = 2 evaluators cannot share 1 held-out prompts: lower it"
+    ):
         run(make_config("evaluation.num=2"), paths)

@@ -13,7 +13,7 @@ import pytest
 from scalerl.launch import processes
 from scalerl.launch.local import local_layout, visible_gpus
 from scalerl.launch.processes import RoleProcess, free_port
-from scalerl.metrics import ComputeLedger
+from scalerl.metrics.ledger import ComputeLedger
 from scalerl.paths import RunPaths
 from scalerl.settings import load_config
 
@@ -115,7 +115,9 @@ time.sleep(300)
 
 
 def test_devices_are_disjoint_and_counted(monkeypatch):
-    config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "evaluation.num=2", "generator.tensor_parallel_size=2"])
+    config = load_config(
+        [], ["trainer.num_ranks=2", "generator.num=2", "evaluation.num=2", "generator.tensor_parallel_size=2"]
+    )
     layout = local_layout(config, [str(index) for index in range(10)])
     visible = {process.name: process.environment["CUDA_VISIBLE_DEVICES"] for process in layout.processes}
     engines = {"generator-0": "2,3", "generator-1": "4,5", "evaluator-0": "6,7", "evaluator-1": "8,9"}
@@ -124,7 +126,9 @@ def test_devices_are_disjoint_and_counted(monkeypatch):
     with pytest.raises(ValueError, match=r"evaluation\.num=2 .*need 10 GPUs, this machine offers 9"):
         local_layout(config, ["0"] * 9)
     on_cpu = local_layout(config, []).processes
-    assert all("CUDA_VISIBLE_DEVICES" not in process.environment and process.num_devices == 1 for process in on_cpu)
+    assert all(
+        "CUDA_VISIBLE_DEVICES" not in process.environment and process.num_devices == 1 for process in on_cpu
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

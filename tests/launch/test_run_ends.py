@@ -1,4 +1,5 @@
-"""Why a run ends, what it leaves behind, and whether the same command goes on: the supervisor with scripted roles."""
+"""Why a run ends, what it leaves behind, and whether the same command goes on: the supervisor with scripted
+roles."""
 
 import json
 import os
@@ -10,7 +11,8 @@ from scripted_roles import REAL_PYTHON, processes_of, wait_until
 
 from scalerl.files import read_json
 from scalerl.launch.supervisor import ROLE_STOP_S, run
-from scalerl.metrics import Interval, read_rows
+from scalerl.metrics.ledger import Interval
+from scalerl.metrics.rows import read_rows
 
 
 def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
@@ -56,7 +58,9 @@ def test_the_budget_in_gpu_hours_ends_the_run(paths, make_config, script_roles):
     intervals = [Interval(**interval) for interval in read_json(paths.compute)["intervals"]]
     hours_when_asked = sum(interval.device_s(asked_s) for interval in intervals) / 3600
     assert hours_when_asked < 2 * hours
-    assert hours <= status["gpu_hours"]["total"] < hours_when_asked + 4 * ROLE_STOP_S / 3600, "none had to be killed"
+    assert hours <= status["gpu_hours"]["total"] < hours_when_asked + 4 * ROLE_STOP_S / 3600, (
+        "none had to be killed"
+    )
 
 
 def test_early_stopping(paths, make_config, script_roles):
@@ -116,7 +120,10 @@ def test_a_run_stops_on_an_alarm_and_goes_on_without(paths, make_config, script_
     assert 20 <= status["step"] < 30
     (alarm,) = status["alarms"]
     assert (alarm["kind"], alarm["step"], alarm["last_step"]) == ("truncation", 20, status["step"])
-    assert "alarm: truncation 0.5 above 0.1 since step 20; raise length.max_solution_tokens" in capsys.readouterr().out
+    assert (
+        "alarm: truncation 0.5 above 0.1 since step 20; raise length.max_solution_tokens"
+        in capsys.readouterr().out
+    )
 
     assert run(config, paths) == 0
     assert "has finished (alarm: truncation" in capsys.readouterr().out

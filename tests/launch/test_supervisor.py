@@ -1,4 +1,5 @@
-"""The supervisor with scripted roles in place of the engines: what it refuses, what it restarts, and when it gives up.
+"""The supervisor with scripted roles in place of the engines: what it refuses, what it restarts, and when it
+gives up.
 
 The same behaviour with the real engines: tests/e2e.
 """
@@ -15,7 +16,7 @@ from scripted_roles import processes_of, wait_until
 from scalerl.config import RunConfig
 from scalerl.files import read_json, write_json
 from scalerl.launch.supervisor import run
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 
 
@@ -40,7 +41,10 @@ def test_dead_roles_are_started_again(paths, make_config, script_roles):
         "seen-trainer-0", "seen-trainer-1", "seen-generator-0", "seen-evaluator-0"
     }  # fmt: skip
     intervals = read_json(paths.compute)["intervals"]
-    assert sorted(interval["role"] for interval in intervals) == ["evaluator"] * 2 + ["generator"] * 2 + ["trainer"] * 4
+    assert (
+        sorted(interval["role"] for interval in intervals)
+        == ["evaluator"] * 2 + ["generator"] * 2 + ["trainer"] * 4
+    )
     assert all(interval["end_s"] for interval in intervals)
 
 

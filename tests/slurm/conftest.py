@@ -1,4 +1,5 @@
-"""A real Slurm for the tests of this folder: cluster.sh, started once a session, with an empty queue before every test."""
+"""A real Slurm for the tests of this folder: cluster.sh, started once a session, with an empty queue before
+every test."""
 
 import fcntl
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from left_out import leave_out
 
-from scalerl.launch import slurm
+from scalerl.cluster import slurm
 
 HERE = Path(__file__).parent
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
@@ -19,7 +20,8 @@ INSTALL = "apt-get install --no-install-recommends slurm-wlm munge slurmdbd mari
 
 
 class Cluster:
-    """Four nodes, node1 .. node4, of 8 CPUs, 16 GiB and 4 GPUs of type `fake`; partitions low (default), grace and high."""
+    """Four nodes, node1 .. node4, of 8 CPUs, 16 GiB and 4 GPUs of type `fake`; partitions low (default),
+    grace and high."""
 
     nodes = ("node1", "node2", "node3", "node4")
 
@@ -42,7 +44,8 @@ class Cluster:
         self.control("revive")
 
     def submit(self, command: str, *options: str) -> str:
-        """The job id of a shell command as a batch job; its output is lost unless the options say where to."""
+        """The job id of a shell command as a batch job; its output is lost unless the options say where
+        to."""
         return slurm.call("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap={command}").strip()
 
     def state(self, job_id: str) -> str:
@@ -61,12 +64,16 @@ class Cluster:
                 return False
 
         while not holds():
-            assert time.monotonic() < end_s, f"waited {deadline_s:.0f} s for {what}; the queue: {slurm.call('squeue')}{silent}"
+            assert time.monotonic() < end_s, (
+                f"waited {deadline_s:.0f} s for {what}; the queue: {slurm.call('squeue')}{silent}"
+            )
             time.sleep(0.2)
 
     def wait_state(self, job_id: str, *states: str, deadline_s: float = 60) -> str:
         """Wait until the job is in one of `states`; which one."""
-        self.wait_for(lambda: self.state(job_id) in states, f"job {job_id} to be {' or '.join(states)}", deadline_s)
+        self.wait_for(
+            lambda: self.state(job_id) in states, f"job {job_id} to be {' or '.join(states)}", deadline_s
+        )
         return self.state(job_id)
 
     def wait_idle(self, deadline_s: float = 60) -> None:
@@ -82,7 +89,8 @@ class Cluster:
         """Revive what is down and end every job."""
         self.revive()
         if jobs := slurm.call("squeue", "--noheader", "--format=%A").split():
-            # cancelled processes have KillWait to end; these need no time for goodbyes. A job that just ended is no failure.
+            # cancelled processes have KillWait to end; these need no time for goodbyes. A job that just ended
+            # is no failure.
             subprocess.run(["scancel", "--full", "--signal=KILL", *jobs], capture_output=True, timeout=60)
             subprocess.run(["scancel", *jobs], capture_output=True, timeout=60)
         self.wait_idle()
@@ -101,7 +109,9 @@ def cluster() -> Iterator[Cluster]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pytest.fail(f"another test session uses the cluster under {root}: set SCALERL_SLURM_ROOT and SCALERL_SLURM_PORT")
+            pytest.fail(
+                f"another test session uses the cluster under {root}: set SCALERL_SLURM_ROOT and SCALERL_SLURM_PORT"
+            )
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "SRUN_"))]:
             patch.delenv(name)
         patch.setenv("SLURM_CONF", str(root / "etc" / "slurm.conf"))

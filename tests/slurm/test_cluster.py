@@ -1,4 +1,4 @@
-"""The test cluster is what the other tests assume, and scalerl.launch.slurm reads what a real Slurm says."""
+"""The test cluster is what the other tests assume, and scalerl.cluster.slurm reads what a real Slurm says."""
 
 import sys
 import time
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scalerl.launch import slurm
-from scalerl.launch.site import load_site
+from scalerl.cluster import slurm
+from scalerl.cluster.site import load_site
 
 
 def test_a_job_gets_its_gpus_and_is_accounted(cluster, tmp_path):
@@ -15,7 +15,9 @@ def test_a_job_gets_its_gpus_and_is_accounted(cluster, tmp_path):
     job = cluster.submit("echo $CUDA_VISIBLE_DEVICES", "-N1", "--gpus-per-node=fake:2", f"--output={output}")
     cluster.wait_state(job, "COMPLETED")
     assert output.read_text().split() == ["0,1"]
-    cluster.wait_for(lambda: [start.state for start in slurm.accounted([job])] == ["COMPLETED"], "sacct to know the job")
+    cluster.wait_for(
+        lambda: [start.state for start in slurm.accounted([job])] == ["COMPLETED"], "sacct to know the job"
+    )
     (start,) = slurm.accounted([job])
     assert (start.job_id, start.gpus) == (job, 2)
     assert start.start_s == slurm.parse_time(slurm.show("job", job)["StartTime"])
@@ -23,7 +25,9 @@ def test_a_job_gets_its_gpus_and_is_accounted(cluster, tmp_path):
 
 def test_steps_of_one_job_run_side_by_side_on_their_own_gpus(cluster, tmp_path):
     step = "srun --exact -N1 -n1 --gpus-per-node=2 --mem=100 sh -c 'echo $CUDA_VISIBLE_DEVICES > {0}; until [ -e {1} ]; do sleep .1; done'"
-    script = " & ".join(step.format(tmp_path / one, tmp_path / other) for one, other in ("ab", "ba")) + " & wait"
+    script = (
+        " & ".join(step.format(tmp_path / one, tmp_path / other) for one, other in ("ab", "ba")) + " & wait"
+    )
     job = cluster.submit(script, "-N1", "--gpus-per-node=fake:4", "--exclusive", "--mem=1000")
     cluster.wait_state(job, "COMPLETED")  # each waits for the other
     assert {(tmp_path / name).read_text().strip() for name in "ab"} == {"0,1", "2,3"}
@@ -31,16 +35,20 @@ def test_steps_of_one_job_run_side_by_side_on_their_own_gpus(cluster, tmp_path):
 
 def test_an_array_holds_its_throttle_and_is_listed_by_task(cluster):
     job = cluster.submit("sleep 20", "--array=0,3,7%2", "--job-name=odd|name")
-    cluster.wait_for(lambda: [task.state for task in slurm.queue().values()].count("RUNNING") == 2, "two running tasks")
+    cluster.wait_for(
+        lambda: [task.state for task in slurm.queue().values()].count("RUNNING") == 2, "two running tasks"
+    )
     tasks = slurm.queue()
     assert set(tasks) == {f"{job}_{index}" for index in (0, 3, 7)}
     assert {task.name for task in tasks.values()} == {"odd|name"}
     assert [task.reason for task in tasks.values() if task.state == "PENDING"] == ["JobArrayTaskLimit"]
-    cluster.wait_for(lambda: {start.job_id for start in slurm.accounted(tasks)} == set(tasks), "three accounted tasks")
+    cluster.wait_for(
+        lambda: {start.job_id for start in slurm.accounted(tasks)} == set(tasks), "three accounted tasks"
+    )
 
 
 LAST_TASK = """
-from scalerl.launch import slurm
+from scalerl.cluster import slurm
 given = slurm.allocation(slurm.job_id_here())
 print(given.job_id, [node.gpus for node in given.nodes])
 slurm.kill_step(slurm.component_ids_here(), "role.1")
@@ -74,12 +82,16 @@ def test_a_requeued_job_keeps_its_id_and_every_start_is_accounted(cluster):
     slurm.requeue(job)
     cluster.wait_state(job, "COMPLETED")
     assert slurm.show("job", job)["Restarts"] == "1"
-    cluster.wait_for(lambda: [start.state for start in slurm.accounted([job])] == ["REQUEUED", "COMPLETED"], "two starts")
+    cluster.wait_for(
+        lambda: [start.state for start in slurm.accounted([job])] == ["REQUEUED", "COMPLETED"], "two starts"
+    )
 
 
 def test_only_a_power_loss_ends_the_processes_of_a_node(cluster, tmp_path):
     beat = tmp_path / "beat"
-    job = cluster.submit(f"setsid sh -c 'while :; do date > {beat}; sleep .1; done' & wait", "--nodelist=node3", "--no-requeue")
+    job = cluster.submit(
+        f"setsid sh -c 'while :; do date > {beat}; sleep .1; done' & wait", "--nodelist=node3", "--no-requeue"
+    )
     cluster.wait_for(beat.exists, "the job to start")
     cluster.crash_daemon("node3")
     beat.unlink()

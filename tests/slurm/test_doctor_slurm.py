@@ -1,11 +1,12 @@
-"""scalerl doctor on a real cluster: healthy, wrongly described, crowded, and with a runs folder that the nodes do not share."""
+"""scalerl doctor on a real cluster: healthy, wrongly described, crowded, and with a runs folder that the
+nodes do not share."""
 
 from pathlib import Path
 
 import pytest
 
-from scalerl.launch import doctor
-from scalerl.launch.site import load_site
+from scalerl.cluster import doctor
+from scalerl.cluster.site import load_site
 
 CHECKS = [
     *(
@@ -38,7 +39,10 @@ def make_site(tmp_path):
 
     def make(container=(), **changes):
         site = load_site()
-        slurm, steps = site.slurm.model_copy(update=changes), site.steps.model_copy(update={"container": list(container)})
+        slurm, steps = (
+            site.slurm.model_copy(update=changes),
+            site.steps.model_copy(update={"container": list(container)}),
+        )
         return site.model_copy(update={"runs_dir": str(tmp_path / "runs"), "slurm": slurm, "steps": steps})
 
     return make
@@ -49,7 +53,9 @@ def examine(site):
 
 
 def test_the_test_site_is_healthy(make_site, tmp_path, capsys):
-    code = doctor.main(make_site(container=["env"], account="research", qos="normal", setup=["export A='one two'"]))
+    code = doctor.main(
+        make_site(container=["env"], account="research", qos="normal", setup=["export A='one two'"])
+    )
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, lines
     assert [line[5:].partition(":")[0] for line in lines] == CHECKS

@@ -1,4 +1,5 @@
-"""A sweep on a real Slurm is planned, run, extended and scored, with the real engines, by the commands a user would type."""
+"""A sweep on a real Slurm is planned, run, extended and scored, with the real engines, by the commands a user
+would type."""
 
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 from scalerl.cli import main
 from scalerl.files import read_json
 from scalerl.fits.command import main as fit_all
-from scalerl.launch.accounting import reconcile
-from scalerl.launch.states import sweep_states
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.sweep.accounting import reconcile
+from scalerl.sweep.states import sweep_states
 
 TINY = Path(__file__).with_name("tiny.toml")
 NUM_GPUS = 3
@@ -21,7 +22,8 @@ MORE_GPU_HOURS = NUM_GPUS * 36 / 3600
 
 @pytest.fixture
 def start(inputs, tmp_path) -> list[str]:
-    """The command that starts a sweep of one run of three processes, with an evaluation after each of its eight steps."""
+    """The command that starts a sweep of one run of three processes, with an evaluation after each of its
+    eight steps."""
     (tmp_path / "axes" / "scale").mkdir(parents=True)
     (tmp_path / "axes" / "base.toml").write_text(TINY.read_text())
     (tmp_path / "axes" / "scale" / "tiny.toml").write_text("")
@@ -30,7 +32,17 @@ def start(inputs, tmp_path) -> list[str]:
     overrides = [f"model.path={inputs / 'tied'}", "trainer.num_ranks=1", "generator.num=1", "batch.prompts=4"]
     overrides += [f"data.{part}={inputs / 'data' / part}.parquet" for part in ("train", "heldout")]
     overrides += ["evaluation.every_steps=1", "evaluation.num_prompts=4", "budget.max_steps=8"]
-    return ["sweep", str(axis), "--scale", "tiny", "--dir", str(tmp_path / "sweep"), "--cluster", "slurm", *overrides]
+    return [
+        "sweep",
+        str(axis),
+        "--scale",
+        "tiny",
+        "--dir",
+        str(tmp_path / "sweep"),
+        "--cluster",
+        "slurm",
+        *overrides,
+    ]
 
 
 def logs(sweep_dir: Path, paths: RunPaths) -> list[Path]:
@@ -70,19 +82,23 @@ def test_an_extension_continues_the_run_and_is_scored(cluster, start, tmp_path, 
     assert "continuing from the checkpoint of step 8" in (paths.logs / "0002" / "trainer.log").read_text()
     steps = [row["step"] for row in read_rows(paths.metrics) if row["kind"] == "step"]
     assert steps == list(range(1, last["step"] + 1)) and last["step"] > 8
-    # it stops early by what the last evaluation is expected to cost, or late by what the end of the step and that evaluation did
+    # it stops early by what the last evaluation is expected to cost, or late by what the end of the step and
+    # that evaluation did
     assert last["gpu_hours"]["total"] == pytest.approx(target, rel=0.1)
 
     assert fit_all([str(sweep_dir)]) == 0, "tools/fit_all.py"
     assert (paths.root / "prediction.json").read_bytes() == prediction
     (score,) = pd.read_csv(sweep_dir / "fits" / "scores.csv").to_dict("records")
-    assert score["compute"] == target and score["hit"] == (score["lo90"] <= score["observed"] <= score["hi90"])
+    assert score["compute"] == target and score["hit"] == (
+        score["lo90"] <= score["observed"] <= score["hi90"]
+    )
     assert score["foretold_at"] < first["gpu_hours"]["total"] < target
     assert "Predictions scored" in (sweep_dir / "fits" / "report.html").read_text()
 
     compared = reconcile(paths)
     assert compared.num_starts == 2
-    # sacct counts whole seconds, and a job ends a moment after the ledger's last word: three seconds a start of all its GPUs
+    # sacct counts whole seconds, and a job ends a moment after the ledger's last word: three seconds a start
+    # of all its GPUs
     assert abs(compared.ledger_gpu_hours - compared.accounted_gpu_hours) < 2 * NUM_GPUS * 3 / 3600
     capsys.readouterr()
     assert main(["status", str(paths.root)]) == 0

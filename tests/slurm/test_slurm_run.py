@@ -1,4 +1,5 @@
-"""Runs as Slurm jobs on the real engines: time limit, requeue, preemption, dead nodes, split brain, and the budget over all of it."""
+"""Runs as Slurm jobs on the real engines: time limit, requeue, preemption, dead nodes, split brain, and the
+budget over all of it."""
 
 import sys
 from collections.abc import Callable
@@ -7,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scalerl.cluster import slurm
 from scalerl.files import read_json
-from scalerl.launch import slurm
-from scalerl.launch.accounting import reconcile
-from scalerl.launch.folder import read_config, save_config
-from scalerl.metrics import read_rows
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import pending_evaluations
+from scalerl.run_folder import read_config, save_config
+from scalerl.spool.evaluations import pending_evaluations
+from scalerl.sweep.accounting import reconcile
 
 REPO = Path(__file__).parents[2]
 ONE_NODE = ("--nodes=1", "--gpus-per-node=3", "--cpus-per-task=3", "--mem=8000")
@@ -27,7 +28,9 @@ START_S = 150.0
 class SlurmRun:
     """A run submitted with a script of slurm/."""
 
-    def __init__(self, cluster, inputs: Path, folder: Path, *overrides: str, script: str = "scalerl_100k.sh") -> None:
+    def __init__(
+        self, cluster, inputs: Path, folder: Path, *overrides: str, script: str = "scalerl_100k.sh"
+    ) -> None:
         self.cluster, self.paths = cluster, RunPaths(folder)
         self.output = folder.parent / f"{folder.name}.out"
         self._script = [str(REPO / "slurm" / script), str(Path(__file__).with_name("tiny.toml"))]
@@ -37,7 +40,12 @@ class SlurmRun:
 
     def submit(self, *options: str) -> str:
         run_dir = f"RUN_DIR={self.paths.root},PYTHON={sys.executable},OMP_NUM_THREADS=1"
-        fixed = [f"--output={self.output}", f"--chdir={REPO}", f"--export=ALL,{run_dir}", "--signal=B:USR1@20"]
+        fixed = [
+            f"--output={self.output}",
+            f"--chdir={REPO}",
+            f"--export=ALL,{run_dir}",
+            "--signal=B:USR1@20",
+        ]
         self.job_id = slurm.call("sbatch", "--parsable", *fixed, *options, *self._script).strip()
         return self.job_id
 
@@ -74,10 +82,15 @@ class SlurmRun:
         self.wait_for(lambda: self.step() >= begin + 2, f"two steps of attempt {attempt}")
 
     def wait_for_end(self, deadline_s: float = START_S) -> None:
-        self.wait_for(lambda: self.cluster.state(self.job_id) == "COMPLETED", "the end of the job", deadline_s)
+        self.wait_for(
+            lambda: self.cluster.state(self.job_id) == "COMPLETED", "the end of the job", deadline_s
+        )
 
     def report(self) -> str:
-        texts = [f"status {self.status()}", self.output.read_text()[-3000:] if self.output.exists() else "no output"]
+        texts = [
+            f"status {self.status()}",
+            self.output.read_text()[-3000:] if self.output.exists() else "no output",
+        ]
         for log in sorted((self.paths.logs / "latest").glob("*.log")):
             texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
         return "\n".join(texts)
@@ -85,7 +98,11 @@ class SlurmRun:
     def processes(self) -> list[psutil.Process]:
         """Everything on this machine that works in the run folder, supervisors included."""
         wanted = str(self.paths.root)
-        return [process for process in psutil.process_iter(["cmdline"]) if wanted in " ".join(process.info["cmdline"] or [])]
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if wanted in " ".join(process.info["cmdline"] or [])
+        ]
 
     def check_rows(self) -> None:
         """Nothing trained twice, nothing left out, compute and counters never fall, no evaluation missing."""
@@ -120,7 +137,8 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
 
     run.wait_for(lambda: run.status()["state"] == "requeued", "the requeue before the time limit")
     requeued = run.status()
-    # a trainer that is not in its loop yet, as on a slow machine, is asked in vain: then the job ends at its time limit
+    # a trainer that is not in its loop yet, as on a slow machine, is asked in vain: then the job ends at its
+    # time limit
     assert any(words in requeued["reason"] for words in ("time limit", "Slurm ended the job: TIMEOUT"))
     run.wait_for(lambda: cluster.state(job_id) in ("PENDING", "RUNNING"), "the job to be queued again")
     slurm.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
@@ -129,12 +147,16 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
     assert sorted(names) == ["batch", "evaluator-0.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)
-    to_first_step = next(row["gpu_hours"] for row in run.steps if row["attempt"] == 2) - requeued["gpu_hours"]["total"]
+    to_first_step = (
+        next(row["gpu_hours"] for row in run.steps if row["attempt"] == 2) - requeued["gpu_hours"]["total"]
+    )
     # for another start, which may take twice as long, and twenty seconds of six GPUs for some steps
     budget = run.status()["gpu_hours"]["total"] + 2 * to_first_step + 6 * 20 / 3600
     slurm.requeue(job_id)
     run.wait_for(lambda: cluster.state(job_id) == "PENDING", "the requeue")
-    set_budget(run.paths, budget)  # what `scalerl extend` does, but downwards; a job started again keeps to the saved config
+    set_budget(
+        run.paths, budget
+    )  # what `scalerl extend` does, but downwards; a job started again keeps to the saved config
 
     run.wait_for(lambda: run.attempt() == 3, "attempt 3")
     run.wait_for(lambda: run.status()["state"] == "finished", "the budget to be used up", 3 * START_S)
@@ -159,7 +181,12 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
 
 def set_budget(paths: RunPaths, max_gpu_hours: float) -> None:
     config = read_config(paths)
-    save_config(paths, config.model_copy(update={"budget": config.budget.model_copy(update={"max_gpu_hours": max_gpu_hours})}))
+    save_config(
+        paths,
+        config.model_copy(
+            update={"budget": config.budget.model_copy(update={"max_gpu_hours": max_gpu_hours})}
+        ),
+    )
 
 
 def check_that_a_dead_generator_is_restarted_alone(run: SlurmRun) -> None:
@@ -168,7 +195,10 @@ def check_that_a_dead_generator_is_restarted_alone(run: SlurmRun) -> None:
     for process in [process for process in run.processes() if mark in " ".join(process.info["cmdline"])]:
         if "srun" not in process.name():
             process.kill()
-    run.wait_for(lambda: run.status()["pids"].get("generator-1") not in (None, pids["generator-1"]), "another generator")
+    run.wait_for(
+        lambda: run.status()["pids"].get("generator-1") not in (None, pids["generator-1"]),
+        "another generator",
+    )
     assert "generator-1 died" in run.status()["last_error"]
     same = ("trainer", "generator-0", "evaluator-0")
     assert {name: run.status()["pids"][name] for name in same} == {name: pids[name] for name in same}
@@ -183,7 +213,10 @@ def test_preemption_with_and_without_grace(make_run, cluster):
         before = run.step()
         urgent = cluster.submit("sleep 1", "--partition=high", "--nodes=4", "--exclusive")
         cluster.wait_state(urgent, "COMPLETED", deadline_s=60)
-        run.wait_for(lambda: cluster.state(run.job_id) in ("PENDING", "RUNNING"), "the preempted job to be queued again")
+        run.wait_for(
+            lambda: cluster.state(run.job_id) in ("PENDING", "RUNNING"),
+            "the preempted job to be queued again",
+        )
         if partition == "grace":
             status = run.status()
             assert (status["state"], status["reason"]) == ("requeued", "preempted")
@@ -204,13 +237,19 @@ def test_a_dead_node_then_a_split_brain(make_run, cluster):
     run.wait_for_progress(attempt=1)
     dead = run.node()
     cluster.crash(dead)
-    run.wait_for(lambda: cluster.state(job_id) == "PENDING" or run.attempt() == 2, "the requeue after the node's death", 90)
+    run.wait_for(
+        lambda: cluster.state(job_id) == "PENDING" or run.attempt() == 2,
+        "the requeue after the node's death",
+        90,
+    )
 
     run.wait_for_progress(attempt=2)
     cut_off = run.node()
     assert cut_off != dead
     old = run.processes()
-    for process in old:  # hung, as behind a network that is gone: nothing tells them that Slurm gave up their node
+    for (
+        process
+    ) in old:  # hung, as behind a network that is gone: nothing tells them that Slurm gave up their node
         process.suspend()
     cluster.crash_daemon(cut_off)
     run.wait_for_progress(attempt=3)
@@ -218,23 +257,35 @@ def test_a_dead_node_then_a_split_brain(make_run, cluster):
     assert all(process.is_running() for process in old)
     supervisors = [process for process in old if "role" not in process.info["cmdline"]]
     steps = [process for process in old if process not in supervisors]
-    # the steps of attempt 2 go on where they were, and each ends by itself, before their supervisor could end any
+    # the steps of attempt 2 go on where they were, and each ends by itself, before their supervisor could end
+    # any
     for process in steps:
         process.resume()
-    run.wait_for(lambda: not any(is_alive(process) for process in steps), "the old roles to see that they are fenced off", 60)
+    run.wait_for(
+        lambda: not any(is_alive(process) for process in steps),
+        "the old roles to see that they are fenced off",
+        60,
+    )
     for process in supervisors:
         process.resume()
-    run.wait_for(lambda: not any(is_alive(process) for process in old), "the old attempt to see that it is fenced off", 60)
+    run.wait_for(
+        lambda: not any(is_alive(process) for process in old),
+        "the old attempt to see that it is fenced off",
+        60,
+    )
 
     run.wait_for_end(300)
     run.check_rows()
     assert run.step() == STEPS
     assert "fenced off" in run.output.read_text()
-    # Slurm numbers the steps of every start from 0: an old srun that learns late of the requeue aborts the step of its number, a
-    # new one, which is then started again. Nothing else of the old attempt may harm the new one.
+    # Slurm numbers the steps of every start from 0: an old srun that learns late of the requeue aborts the
+    # step of its number, a new one, which is then started again. Nothing else of the old attempt may harm the
+    # new one.
     error = run.status()["last_error"]
     aborted = [
-        log.name for log in (run.paths.logs / "0002").glob("*.log") if "Job step aborted" in log.read_text(errors="replace")
+        log.name
+        for log in (run.paths.logs / "0002").glob("*.log")
+        if "Job step aborted" in log.read_text(errors="replace")
     ]
     assert not error or (aborted and "died with exit code 137 (" in error)
 

@@ -1,4 +1,5 @@
-"""`make sweep` on a real Slurm with the real engines: a launcher that dies, a run that fails, and the same command again."""
+"""`make sweep` on a real Slurm with the real engines: a launcher that dies, a run that fails, and the same
+command again."""
 
 import os
 import subprocess
@@ -10,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scalerl.launch import slurm
-from scalerl.launch.accounting import reconcile
-from scalerl.launch.records import read_submissions
-from scalerl.launch.states import RunState, sweep_states
-from scalerl.metrics import read_rows
+from scalerl.cluster import slurm
+from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.sweep.accounting import reconcile
+from scalerl.sweep.states import RunState, sweep_states
+from scalerl.sweep.submissions import read_submissions
 
 REPO = Path(__file__).parents[2]
 NAMES = [f"loss_type-{loss}-seed0" for loss in ("cispo", "dapo", "grpo", "gspo")]
@@ -40,7 +41,7 @@ SMALL = [
 ]
 LAUNCHER_THAT_DIES = """
 import os, sys
-import scalerl.launch.submission as submission
+import scalerl.sweep.submission as submission
 write = submission.write_submission
 def die(sweep_dir, record):
     if record.job_id:
@@ -60,20 +61,40 @@ class Sweep:
         data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout")]
         self.overrides = [f"model.path={inputs / 'tied'}", *data, *SMALL]
         # as from a shell: `make test`, whose own variables these are, must not reach into `make sweep`
-        inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        }
         self.environment = inherited | {"OMP_NUM_THREADS": "1"}
 
     def launch_and_die(self) -> None:
         """The launcher is gone as soon as sbatch has answered."""
-        command = [sys.executable, "-c", LAUNCHER_THAT_DIES, "sweep", "sweeps/loss_type.toml", "--cluster=slurm", "--throttle=2"]
+        command = [
+            sys.executable,
+            "-c",
+            LAUNCHER_THAT_DIES,
+            "sweep",
+            "sweeps/loss_type.toml",
+            "--cluster=slurm",
+            "--throttle=2",
+        ]
         command += ["--dir", str(self.dir), *self.overrides]
         assert subprocess.run(command, cwd=REPO, env=self.environment, timeout=120).returncode == 9
 
     def make(self, *settings: str) -> str:
         """The last line of `make sweep`, with this Python instead of .venv's."""
         command = ["make", "-o", "setup", "sweep", f"PYTHON_BIN={sys.executable}", f"DIR={self.dir}"]
-        command += ["AXIS=loss_type", "CLUSTER=slurm", "THROTTLE=2", f"ARGS={' '.join(self.overrides)}", *settings]
-        done = subprocess.run(command, cwd=REPO, env=self.environment, capture_output=True, text=True, timeout=120)
+        command += [
+            "AXIS=loss_type",
+            "CLUSTER=slurm",
+            "THROTTLE=2",
+            f"ARGS={' '.join(self.overrides)}",
+            *settings,
+        ]
+        done = subprocess.run(
+            command, cwd=REPO, env=self.environment, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.splitlines()[-1]
 
@@ -95,7 +116,8 @@ class Sweep:
 
         def ended() -> bool:
             nonlocal most
-            # by Slurm's own word: a run whose job is completing still counts as running, but the next task has its place
+            # by Slurm's own word: a run whose job is completing still counts as running, but the next task
+            # has its place
             most = max(most, sum(job.state == "RUNNING" for job in slurm.queue().values()))
             return not {"pending", "running"} & {state.state for state in self.states().values()}
 
@@ -118,11 +140,14 @@ class Sweep:
 
 
 def check_against_sacct(folder: Path, num_starts: int) -> None:
-    """Check that the run's ledger holds its own job's GPUs and no sibling's: sacct counts whole seconds, from start to end."""
+    """Check that the run's ledger holds its own job's GPUs and no sibling's: sacct counts whole seconds, from
+    start to end."""
     compared = reconcile(RunPaths(folder))
     assert compared is not None and compared.num_starts == num_starts
     slack_gpu_hours = 3 * num_starts * DEVICES / 3600
-    assert compared.ledger_gpu_hours == pytest.approx(compared.accounted_gpu_hours, rel=0.05, abs=slack_gpu_hours), str(compared)
+    assert compared.ledger_gpu_hours == pytest.approx(
+        compared.accounted_gpu_hours, rel=0.05, abs=slack_gpu_hours
+    ), str(compared)
 
 
 @pytest.mark.timeout(900)
@@ -137,15 +162,23 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
     assert record.runs == NAMES
 
     failing = NAMES[1]
-    # The generator waits for the first policy, then starts its engine for seconds: it dies before the first of the few steps.
-    sweep.wait_for(RunPaths(sweep.dir / failing).latest_policy.exists, f"the first policy of {failing}", deadline_s=240)
+    # The generator waits for the first policy, then starts its engine for seconds: it dies before the first
+    # of the few steps.
+    sweep.wait_for(
+        RunPaths(sweep.dir / failing).latest_policy.exists, f"the first policy of {failing}", deadline_s=240
+    )
     sweep.kill_generator(failing)
     assert sweep.wait_for_end() == 2
     ended = sweep.states()
-    assert {name: state.state for name, state in ended.items()} == dict.fromkeys(NAMES, "finished") | {failing: "failed"}
+    assert {name: state.state for name, state in ended.items()} == dict.fromkeys(NAMES, "finished") | {
+        failing: "failed"
+    }
     assert "generator-0 died" in ended[failing].reason
     accounted = {f"{record.job_id}_{task}": "FAILED" if task == 1 else "COMPLETED" for task in range(4)}
-    cluster.wait_for(lambda: {job.job_id: job.state for job in slurm.accounted(accounted)} == accounted, "sacct to know the ends")
+    cluster.wait_for(
+        lambda: {job.job_id: job.state for job in slurm.accounted(accounted)} == accounted,
+        "sacct to know the ends",
+    )
 
     begin_s = time.monotonic()
     assert sweep.make() == "nothing to submit; --retry submits the 1 that failed or were stopped"
@@ -162,6 +195,8 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
         assert sorted(row["step"] for row in rows if row["kind"] == "eval") == list(range(STEPS + 1))
         check_against_sacct(sweep.dir / name, num_starts=2 if name == failing else 1)
 
-    fit = subprocess.run([sys.executable, "tools/fit_all.py", sweep.dir], cwd=REPO, env=sweep.environment, timeout=120)
+    fit = subprocess.run(
+        [sys.executable, "tools/fit_all.py", sweep.dir], cwd=REPO, env=sweep.environment, timeout=120
+    )
     assert fit.returncode == 0
     assert (sweep.dir / "fits").is_dir()

@@ -1,4 +1,5 @@
-"""A generator without a model: it follows the manifest and publishes rollouts that depend on nothing but seed and group."""
+"""A generator without a model: it follows the manifest and publishes rollouts that depend on nothing but seed
+and group."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scalerl.paths import RunPaths
-from scalerl.spool.policy import read_manifest
+from scalerl.spool.admission import read_manifest
 from scalerl.spool.schema import Rollout, write_group
 from scalerl.spool.shards import Spool
 
@@ -51,14 +52,21 @@ def make_group(group: int, prompt_id: str, policy_version: int, num_completions:
 
 
 def change(rollouts: list[Rollout], index: int, **values) -> list[Rollout]:
-    return [replace(rollout, **values) if position == index else rollout for position, rollout in enumerate(rollouts)]
+    return [
+        replace(rollout, **values) if position == index else rollout
+        for position, rollout in enumerate(rollouts)
+    ]
 
 
 SPOILERS: dict[str, Callable[[list[Rollout]], list[Rollout]]] = {
     "was admitted": lambda group: [replace(rollout, prompt_id="another") for rollout in group],
     "generations_per_prompt": lambda group: group[:-1],
-    "off-policyness 3 to 3": lambda group: change(group, 1, policy_versions=[-3] * len(group[1].policy_versions)),
-    "off-policyness -9 to -9": lambda group: change(group, 0, policy_versions=[9] * len(group[0].policy_versions)),
+    "off-policyness 3 to 3": lambda group: change(
+        group, 1, policy_versions=[-3] * len(group[1].policy_versions)
+    ),
+    "off-policyness -9 to -9": lambda group: change(
+        group, 0, policy_versions=[9] * len(group[0].policy_versions)
+    ),
     "is not finite": lambda group: change(group, 2, logprobs=[float("nan")] * len(group[2].logprobs)),
     "vocabulary of 31": lambda group: change(group, 0, prompt_token_ids=[31]),
 }
@@ -66,7 +74,8 @@ SPOILERS: dict[str, Callable[[list[Rollout]], list[Rollout]]] = {
 
 
 class FakeGenerator(threading.Thread):
-    """Publishes every group the manifest admits. `spoil`: {group: key of SPOILERS, or "torn"} for the first try of a group."""
+    """Publishes every group the manifest admits. `spoil`: {group: key of SPOILERS, or "torn"} for the first
+    try of a group."""
 
     def __init__(self, paths: RunPaths, num_completions: int, spoil: dict[int, str] | None = None) -> None:
         super().__init__(daemon=True)
@@ -81,7 +90,9 @@ class FakeGenerator(threading.Thread):
             manifest = read_manifest(self._paths)
             for group, prompt_id in manifest.admitted if manifest else []:
                 if not self._spool.path(group).exists():
-                    self._publish(make_group(group, prompt_id, manifest.policy_version, self._num_completions))
+                    self._publish(
+                        make_group(group, prompt_id, manifest.policy_version, self._num_completions)
+                    )
 
     def _publish(self, rollouts: list[Rollout]) -> None:
         how = self._spoil.pop(rollouts[0].group, None)

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[subprocess.Popen]:
-    """`python ARGUMENTS` once a rank, "{rank}" filled in, the rendezvous in the environment; output goes to `log`.<rank>."""
+    """`python ARGUMENTS` once a rank, "{rank}" filled in, the rendezvous in the environment; output goes to
+    `log`.<rank>."""
     port = str(free_port())
     processes = []
     for rank in range(world_size):
@@ -27,7 +28,9 @@ def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[su
         }
         command = [sys.executable, *(argument.replace("{rank}", str(rank)) for argument in arguments)]
         with Path(f"{log}.{rank}").open("ab") as file:
-            processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+            )
     return processes
 
 

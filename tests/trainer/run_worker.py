@@ -1,4 +1,5 @@
-"""`python run_worker.py RUN_DIR...`: one rank 0 after another in this process; an error goes to RUN_DIR/logs/error.txt."""
+"""`python run_worker.py RUN_DIR...`: one rank 0 after another in this process; an error goes to
+RUN_DIR/logs/error.txt."""
 
 import os
 import sys

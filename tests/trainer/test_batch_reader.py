@@ -1,4 +1,5 @@
-"""Waiting for a batch on one rank, in this process; refused shards and missing ones are in test_training_run.py."""
+"""Waiting for a batch on one rank, in this process; refused shards and missing ones are in
+test_training_run.py."""
 
 import threading
 from dataclasses import asdict
@@ -30,8 +31,12 @@ def control(tmp_path_factory):
 def run(tmp_path, control):
     paths = RunPaths(tmp_path)
     paths.create()
-    config = build_config({"budget.max_steps": 1, "batch.prompts": 3, "batch.generations_per_prompt": 2, "off_policy.k": 1})
-    reader = BatchReader(paths, config, vocabulary_size=VOCABULARY, control=control, stopped=paths.stop.exists)
+    config = build_config(
+        {"budget.max_steps": 1, "batch.prompts": 3, "batch.generations_per_prompt": 2, "off_policy.k": 1}
+    )
+    reader = BatchReader(
+        paths, config, vocabulary_size=VOCABULARY, control=control, stopped=paths.stop.exists
+    )
     return paths, Progress.begin(config, [f"prompt-{number}" for number in range(9)]), reader
 
 

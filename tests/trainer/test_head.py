@@ -1,4 +1,5 @@
-"""The chunked head against log_softmax of the whole logits: numbers, gradients, and what it keeps in memory."""
+"""The chunked head against log_softmax of the whole logits: numbers, gradients, and what it keeps in
+memory."""
 
 import pytest
 import torch
@@ -43,7 +44,9 @@ def test_against_log_softmax(chunk_tokens, temperature, dtype, tolerance):
     assert not entropies.requires_grad
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
         assert gradient.dtype == dtype
-        assert torch.allclose(gradient.float(), reference.float(), atol=tolerance * reference.abs().max().item())
+        assert torch.allclose(
+            gradient.float(), reference.float(), atol=tolerance * reference.abs().max().item()
+        )
 
 
 def test_tied_weight_gets_both_gradients():
@@ -60,8 +63,14 @@ def test_tied_weight_gets_both_gradients():
 
 def test_bf16_head_computes_its_logits_in_bf16():
     hidden, weight, targets, upstream = make(torch.bfloat16)
-    logprobs, _ = LogprobHead(weight, HeadConfig(fp32=False, temperature=1.0, chunk_tokens=7))(hidden, targets)
-    rounded = functional.log_softmax(functional.linear(hidden, weight).float(), dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+    logprobs, _ = LogprobHead(weight, HeadConfig(fp32=False, temperature=1.0, chunk_tokens=7))(
+        hidden, targets
+    )
+    rounded = (
+        functional.log_softmax(functional.linear(hidden, weight).float(), dim=-1)
+        .gather(-1, targets[:, None])
+        .squeeze(-1)
+    )
     assert torch.allclose(logprobs, rounded, atol=1e-5)
     assert not torch.allclose(logprobs, plain(hidden, weight, targets, 1.0)[0], atol=1e-3)
     gradients = torch.autograd.grad((logprobs * upstream).sum(), [hidden, weight])
@@ -73,7 +82,9 @@ def test_bf16_head_computes_its_logits_in_bf16():
 def test_extreme_logits_stay_finite():
     _, weight, targets, _ = make()
     hidden = (1e4 * torch.randn(TOKENS, HIDDEN)).requires_grad_()
-    logprobs, entropies = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=7))(hidden, targets)
+    logprobs, entropies = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=7))(
+        hidden, targets
+    )
     logprobs.sum().backward()
     assert torch.isfinite(logprobs).all()
     assert torch.isfinite(entropies).all()

@@ -1,4 +1,5 @@
-"""Packing: nothing lost, nothing twice, within the budget, equally many micro-batches a rank; a packed forward pass."""
+"""Packing: nothing lost, nothing twice, within the budget, equally many micro-batches a rank; a packed
+forward pass."""
 
 import numpy as np
 import pytest
@@ -62,7 +63,9 @@ def test_the_tensors_of_a_micro_batch_by_hand():
 )
 def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size, one_row):
     first_tokens = np.cumsum([1, *lengths])
-    sequences = [sequence(length, first_token=int(first)) for length, first in zip(lengths, first_tokens, strict=False)]
+    sequences = [
+        sequence(length, first_token=int(first)) for length, first in zip(lengths, first_tokens, strict=False)
+    ]
     ranks = [
         pack(sequences, budget_tokens=budget_tokens, one_row=one_row, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -73,21 +76,28 @@ def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size
     real = [batch for batch in batches if batch.weights.any()]
     targets = sorted(token for batch in real for token in batch.targets.tolist())
     assert targets == sorted(token for item in sequences for token in item.tokens[1:].tolist())
-    for batch in real:  # tokens count up within a sequence, so the predictor of a token holds the token before it
+    for (
+        batch
+    ) in real:  # tokens count up within a sequence, so the predictor of a token holds the token before it
         assert torch.equal(batch.input_ids.flatten()[batch.predictors], batch.targets - 1)
 
 
 @given(num_sequences=st.integers(1, 40), world_size=st.integers(1, 5))
 def test_ranks_are_balanced_to_one_row(num_sequences, world_size):
     sequences = [sequence(11)] * num_sequences
-    ranks = [pack(sequences, budget_tokens=30, one_row=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [
+        pack(sequences, budget_tokens=30, one_row=False, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
     for batches in zip(*ranks, strict=True):
         num_rows = [len(batch.input_ids) if batch.weights.any() else 0 for batch in batches]
         assert max(num_rows) - min(num_rows) <= 1
 
 
 def test_more_ranks_than_rows_get_dummies_of_no_weight():
-    batches = [pack([sequence(5)], budget_tokens=8, one_row=False, rank=rank, world_size=3) for rank in range(3)]
+    batches = [
+        pack([sequence(5)], budget_tokens=8, one_row=False, rank=rank, world_size=3) for rank in range(3)
+    ]
     assert [len(share) for share in batches] == [1, 1, 1]
     assert [share[0].weights.sum().item() for share in batches] == [4.0, 0.0, 0.0]
     assert [share[0].input_ids.shape for share in batches[1:]] == [(1, 3), (1, 3)]
@@ -123,6 +133,12 @@ def test_a_packed_forward_equals_separate_ones(attention):
     assert sorted(len(row) for row in rows) == [1, 1, 3]  # a full row, one with padding, a packed one
     batch = micro_batch(rows)
     with torch.no_grad():
-        packed = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits.flatten(0, 1)
-        separate = [model(input_ids=torch.from_numpy(item.tokens[None, :-1])).logits[0] for row in rows for item in row]
+        packed = model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+        ).logits.flatten(0, 1)
+        separate = [
+            model(input_ids=torch.from_numpy(item.tokens[None, :-1])).logits[0]
+            for row in rows
+            for item in row
+        ]
     assert torch.allclose(packed[batch.predictors], torch.cat(separate), atol=1e-5)

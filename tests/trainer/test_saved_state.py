@@ -1,4 +1,5 @@
-"""Which checkpoint a run continues from; real ones are written and read in test_zero3.py and test_training_run.py."""
+"""Which checkpoint a run continues from; real ones are written and read in test_zero3.py and
+test_training_run.py."""
 
 import json
 
@@ -9,7 +10,13 @@ from safetensors.torch import save_file
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
-from scalerl.trainer.checkpoint import FORMAT, SavedState, _signature, collect_old_checkpoints, find_checkpoint
+from scalerl.trainer.checkpoint import (
+    FORMAT,
+    SavedState,
+    _signature,
+    collect_old_checkpoints,
+    find_checkpoint,
+)
 
 CONFIG = build_config({"budget.max_steps": 1, "trainer.num_ranks": 2})
 
@@ -26,7 +33,9 @@ def make_checkpoint(paths: RunPaths, step: int, world_size: int = 2):
         "world_size": world_size,
         "adam_step": step,
         "progress": {"step": step, "next_group": 10 * step},
-        "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.safetensors")},
+        "bytes": {
+            str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.safetensors")
+        },
     }
     write_json(folder / "state.json", state)
     return folder
@@ -65,10 +74,16 @@ def scramble(path):
     [
         (lambda folder: (folder / "state.json").unlink(), "state.json: "),
         (lambda folder: (folder / "state.json").write_text('{"format": '), "state.json: "),
-        (lambda folder: (folder / "state.json").write_text('{"format": 99}'), "state.json is not of checkpoint format 1"),
+        (
+            lambda folder: (folder / "state.json").write_text('{"format": 99}'),
+            "state.json is not of checkpoint format 1",
+        ),
         (lambda folder: (folder / "rank_00001.safetensors").unlink(), "rank_00001.safetensors is missing"),
         (lambda folder: cut(folder / "rank_00000.safetensors"), "rank_00000.safetensors has"),
-        (lambda folder: scramble(folder / "rank_00000.safetensors"), "rank_00000.safetensors is not a whole safetensors file"),
+        (
+            lambda folder: scramble(folder / "rank_00000.safetensors"),
+            "rank_00000.safetensors is not a whole safetensors file",
+        ),
         (lambda folder: cut(folder / "model" / "model.safetensors"), "model.safetensors has"),
     ],
 )

@@ -12,7 +12,12 @@ MATH, CODE = [f"math-{number}" for number in range(6)], [f"code-{number}" for nu
 
 
 def begin(**changes) -> Progress:
-    values = {"budget.max_steps": 9, "batch.prompts": 2, "off_policy.k": 1, "data.code_fraction": 0.25} | changes
+    values = {
+        "budget.max_steps": 9,
+        "batch.prompts": 2,
+        "off_policy.k": 1,
+        "data.code_fraction": 0.25,
+    } | changes
     return Progress.begin(build_config(values), MATH + CODE, set(CODE))
 
 
@@ -24,7 +29,9 @@ def test_groups_are_admitted_at_the_ratio_and_a_restored_run_goes_on_with_it():
     progress, restored = begin(), begin()
     assert tasks(progress) == "mmmc"
     for expected in ("mcmm", "mmmc", "mcmm"):
-        groups = [make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups]
+        groups = [
+            make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups
+        ]
         progress.finish_step(groups, 0.5)
         assert tasks(progress) == expected
         restored.restore(progress.state())
@@ -34,7 +41,9 @@ def test_groups_are_admitted_at_the_ratio_and_a_restored_run_goes_on_with_it():
 
 
 def test_a_step_of_several_tasks_says_the_pass_rate_of_each():
-    groups = [make_group(group, f"prompt-{group}", 0, 4) for group in range(4)]  # 0, 2, 3 and 4 of 4 are correct
+    groups = [
+        make_group(group, f"prompt-{group}", 0, 4) for group in range(4)
+    ]  # 0, 2, 3 and 4 of 4 are correct
     assert not [name for name in batch_statistics(groups, 0) if name.startswith("pass_rate_")]
     groups[3] = [replace(rollout, task="code") for rollout in groups[3]]
     statistics = batch_statistics(groups, 0)

@@ -1,4 +1,5 @@
-"""Cursor, window, plateaus, growing batches; and the proof by exhaustion that off-policyness stays within its bound."""
+"""Cursor, window, plateaus, growing batches; and the proof by exhaustion that off-policyness stays within its
+bound."""
 
 import json
 from itertools import pairwise
@@ -16,11 +17,15 @@ PROMPTS = [f"prompt-{number}" for number in range(50)]
 
 def begin(**changes) -> Progress:
     values = {"budget.max_steps": 9, "batch.prompts": 2, "batch.generations_per_prompt": 2, "off_policy.k": 2}
-    return Progress.begin(build_config(values | {key.replace("__", "."): value for key, value in changes.items()}), PROMPTS)
+    return Progress.begin(
+        build_config(values | {key.replace("__", "."): value for key, value in changes.items()}), PROMPTS
+    )
 
 
 def advance(progress: Progress, pass_rate: float = 0.5) -> None:
-    groups = [make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups]
+    groups = [
+        make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups
+    ]
     progress.finish_step(groups, pass_rate)
 
 
@@ -65,7 +70,8 @@ def test_a_plateau_lowers_the_learning_rate_and_doubles_the_batch_up_to_its_limi
     for pass_rate in [0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9]:
         advance(progress, pass_rate)
         seen.append((progress.learning_rate, progress.batch_prompts))
-    # plateaus: after 6 steps (.7 against .7), then after 10 (1.8 against 1.8); in between two new windows must fill
+    # plateaus: after 6 steps (.7 against .7), then after 10 (1.8 against 1.8); in between two new windows
+    # must fill
     assert seen == [(1.0, 2)] * 5 + [(0.5, 4)] * 4 + [(0.25, 6)]
     assert list(progress.batch_groups) == list(range(28, 34))  # 6 steps of 2 and 4 of 4 before
 
@@ -92,7 +98,9 @@ def test_in_ppo_a_batch_grows_only_with_a_new_phase():
 def test_no_group_is_ever_trained_more_than_the_bound_after_its_admission(mode, k, pass_rates, max_prompts):
     changes = {"off_policy__mode": mode, "off_policy__k": k, "optimizer__plateau_window_steps": 2}
     progress = begin(**changes, batch__max_prompts=max_prompts)
-    oldest_version = dict.fromkeys(progress.admitted, 0)  # a generator starts a group the moment it is admitted
+    oldest_version = dict.fromkeys(
+        progress.admitted, 0
+    )  # a generator starts a group the moment it is admitted
     lags = []
     for pass_rate in pass_rates:
         lags += [progress.step - oldest_version[group] for group in progress.batch_groups]
@@ -132,14 +140,19 @@ def test_groups_are_trained_in_order_and_once():
 @pytest.mark.parametrize("curriculum", ["uniform", "no_positive_resampling"])
 def test_mastered_prompts_leave_later_epochs(curriculum):
     progress = Progress.begin(
-        build_config({"budget.max_steps": 9, "batch.prompts": 2, "off_policy.k": 1, "algo.curriculum": curriculum}), PROMPTS[:6]
+        build_config(
+            {"budget.max_steps": 9, "batch.prompts": 2, "off_policy.k": 1, "algo.curriculum": curriculum}
+        ),
+        PROMPTS[:6],
     )
     mastered = progress.admitted[1]  # make_group: group 1 of 2 completions is all correct
     advance(progress)
     later = []
     for _ in range(11):
         later += [progress.admitted[group] for group in progress.batch_groups]
-        groups = [make_group(4 * group, progress.admitted[group], 0, 2) for group in progress.batch_groups]  # all wrong
+        groups = [
+            make_group(4 * group, progress.admitted[group], 0, 2) for group in progress.batch_groups
+        ]  # all wrong
         for group, index in zip(groups, progress.batch_groups, strict=True):
             object.__setattr__(group[0], "group", index)
         progress.finish_step(groups, 0.0)

@@ -1,4 +1,5 @@
-"""Whole trainer processes over a spool that a fake generator fills: rows, policies, quarantine, resume, fences, divergence."""
+"""Whole trainer processes over a spool that a fake generator fills: rows, policies, quarantine, resume,
+fences, divergence."""
 
 import json
 import math
@@ -13,13 +14,21 @@ from fake_generator import SPOILERS, VOCABULARY, FakeGenerator, make_group
 from processes import output, start_ranks, wait
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from scalerl.data.problem import Problem, write_problems
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
-from scalerl.spool.policy import hash_weights, pending_evaluations, read_manifest
+from scalerl.spool.admission import read_manifest
+from scalerl.spool.evaluations import pending_evaluations
+from scalerl.spool.weights import hash_weights
 
 PROMPTS, COMPLETIONS, STEPS = 4, 4, 4
 TRAINER = "import sys; from pathlib import Path; from scalerl.trainer import run_trainer; "
@@ -40,7 +49,9 @@ def save_model(folder: Path) -> None:
         dtype=torch.float32,
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0} | {chr(64 + index): index for index in range(1, VOCABULARY)}, "<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({"<unk>": 0} | {chr(64 + index): index for index in range(1, VOCABULARY)}, "<unk>")
+    )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
 
 
@@ -107,7 +118,8 @@ def inputs(tmp_path_factory) -> Path:
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, folder / "broken" / "model.safetensors", metadata={"format": "pt"})
     problems = [
-        Problem(prompt_id=f"id-{number}", prompt=f"What is {number}?", answer=str(number), source="test") for number in range(20)
+        Problem(prompt_id=f"id-{number}", prompt=f"What is {number}?", answer=str(number), source="test")
+        for number in range(20)
     ]
     write_problems(folder / "train.parquet", problems)
     return folder
@@ -115,9 +127,11 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(inputs, tmp_path_factory) -> dict[str, Run]:
-    """straight: four steps, with refused shards on the way. resumed: the same in two processes, two steps each.
+    """straight: four steps, with refused shards on the way. resumed: the same in two processes, two steps
+    each.
 
-    late: no generator ever. diverged: a model with a NaN. stale: attempt 2 takes over while the trainer waits for rollouts.
+    late: no generator ever. diverged: a model with a NaN. stale: attempt 2 takes over while the trainer waits
+    for rollouts.
     """
     root = tmp_path_factory.mktemp("runs")
     runs = {name: Run.create(inputs, root / name) for name in ("straight", "resumed", "late", "stale")}
@@ -132,7 +146,9 @@ def runs(inputs, tmp_path_factory) -> dict[str, Run]:
         generator.start()
 
     in_turn = [str(runs[name].paths.root) for name in ("straight", "late", "diverged", "stale")]
-    worker = start_ranks([__file__.replace("test_training_run.py", "run_worker.py"), *in_turn], 1, root / "log")
+    worker = start_ranks(
+        [__file__.replace("test_training_run.py", "run_worker.py"), *in_turn], 1, root / "log"
+    )
     resumed = ["-c", TRAINER, str(runs["resumed"].paths.root), "{rank}"]
     assert wait(start_ranks(resumed, 1, root / "resumed-log")) == [0], output(root / "resumed-log")
     runs["resumed"].configure()
@@ -155,7 +171,8 @@ def test_rows_of_the_straight_run(runs):
     rows = runs["straight"].rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["learning_rate"] for row in rows] == [5e-4, 1e-3, 1e-3, 1e-3]
-    # group g has no correct completion if g % 4 == 0, otherwise g % 4 + 1 of 4: (0 + 2 + 3 + 4) / 16; the last is all correct
+    # group g has no correct completion if g % 4 == 0, otherwise g % 4 + 1 of 4: (0 + 2 + 3 + 4) / 16; the
+    # last is all correct
     assert [row["pass_rate"] for row in rows] == [9 / 16] * 4
     assert [row["reward"] for row in rows] == [pytest.approx(2 / 16)] * 4
     assert all(row["groups_dropped"] == {"zero_variance": 2} for row in rows)
@@ -165,14 +182,24 @@ def test_rows_of_the_straight_run(runs):
     assert rows[0]["off_policyness"].keys() == {"0"}
     tokens = [row["tokens"] for row in rows]
     assert tokens == sorted(set(tokens))
-    assert {"wait_s", "read_s", "train_s", "publish_s", "checkpoint_s", "time_s", "prompts_dropped_total"} <= rows[0].keys()
+    assert {
+        "wait_s",
+        "read_s",
+        "train_s",
+        "publish_s",
+        "checkpoint_s",
+        "time_s",
+        "prompts_dropped_total",
+    } <= rows[0].keys()
 
 
 def test_tokens_and_flops_of_the_first_step(runs):
     row = runs["straight"].rows()[0]
     trained = generated = 0
     for group in range(4):
-        num_tokens = sum(len(rollout.completion_token_ids) for rollout in make_group(group, "", 0, COMPLETIONS))
+        num_tokens = sum(
+            len(rollout.completion_token_ids) for rollout in make_group(group, "", 0, COMPLETIONS)
+        )
         generated += num_tokens
         trained += num_tokens * (group in (1, 2))
     num_parameters = sum(tensor.numel() for tensor in runs["straight"].weights(4).values())
@@ -222,13 +249,28 @@ def test_a_resumed_run_has_the_same_weights(runs):
     assert "continuing from the checkpoint of step 2" in output(resumed.paths.root.parent / "resumed-log")
     assert straight.error == ""
     for one, other in zip(straight.rows(), resumed.rows(), strict=True):
-        same = ("loss", "grad_norm", "entropy", "log_ratio_mean", "tokens", "flops", "groups_dropped", "completion_tokens_mean")
+        same = (
+            "loss",
+            "grad_norm",
+            "entropy",
+            "log_ratio_mean",
+            "tokens",
+            "flops",
+            "groups_dropped",
+            "completion_tokens_mean",
+        )
         assert [one[key] for key in same] == [other[key] for key in same]
 
 
 def test_only_the_newest_checkpoints_stay(runs):
-    assert sorted(path.name for path in runs["straight"].paths.checkpoints.iterdir()) == ["00000003", "00000004"]
-    assert read_json(runs["straight"].paths.checkpoints / "00000004" / "state.json")["progress"]["next_group"] == 16
+    assert sorted(path.name for path in runs["straight"].paths.checkpoints.iterdir()) == [
+        "00000003",
+        "00000004",
+    ]
+    assert (
+        read_json(runs["straight"].paths.checkpoints / "00000004" / "state.json")["progress"]["next_group"]
+        == 16
+    )
 
 
 def test_missing_rollouts_end_the_trainer_with_the_generators_that_owe_them(runs):

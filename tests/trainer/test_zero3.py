@@ -1,4 +1,5 @@
-"""The real engine, ZeRO-3 over gloo on one and two ranks, against plain PyTorch in one process; checkpoints, bit for bit."""
+"""The real engine, ZeRO-3 over gloo on one and two ranks, against plain PyTorch in one process; checkpoints,
+bit for bit."""
 
 import numpy as np
 import pytest
@@ -6,7 +7,16 @@ import torch
 from processes import output, start_ranks, wait
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from zero3_cases import CASES, LEARNING_RATES, NUM_EXPERTS, ROTARY_MODELS, make_config, make_groups, model_name, save_models
+from zero3_cases import (
+    CASES,
+    LEARNING_RATES,
+    NUM_EXPERTS,
+    ROTARY_MODELS,
+    make_config,
+    make_groups,
+    model_name,
+    save_models,
+)
 
 from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
 
@@ -33,11 +43,16 @@ def exported(folder, name, world_size):
 
 
 def objective(model, groups, algo):
-    """The loss of a batch, one unpadded forward pass a completion, straight from the formulas of the paper."""
+    """The loss of a batch, one unpadded forward pass a completion, straight from the formulas of the
+    paper."""
     rewards = np.array([[rollout.reward for rollout in group] for group in groups])
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     kept = [index for index in range(len(groups)) if algo.zero_variance == "keep" or rewards[index].std() > 0]
-    scale = {"batch": centred[kept].std(), "none": 1.0, "prompt": np.maximum(rewards.std(axis=1, keepdims=True), 1e-9)}
+    scale = {
+        "batch": centred[kept].std(),
+        "none": 1.0,
+        "prompt": np.maximum(rewards.std(axis=1, keepdims=True), 1e-9),
+    }
     advantages = centred / scale[algo.advantage_norm]
     prompts = []
     for index in kept:
@@ -58,7 +73,9 @@ def objective(model, groups, algo):
 def token_losses(model, rollout, advantage, algo):
     tokens = torch.from_numpy(np.concatenate([rollout.prompt_token_ids, rollout.completion_token_ids]))[None]
     logits = model(input_ids=tokens).logits[0, len(rollout.prompt_token_ids) - 1 : -1] / algo.temperature
-    logprobs = logits.log_softmax(dim=-1).gather(-1, tokens[0, len(rollout.prompt_token_ids) :, None]).squeeze(-1)
+    logprobs = (
+        logits.log_softmax(dim=-1).gather(-1, tokens[0, len(rollout.prompt_token_ids) :, None]).squeeze(-1)
+    )
     log_ratios = logprobs - torch.from_numpy(rollout.logprobs)
     if algo.loss_type == "cispo":
         return -log_ratios.detach().exp().clamp(max=algo.cispo_eps_max) * advantage * logprobs
@@ -72,14 +89,17 @@ def token_losses(model, rollout, advantage, algo):
 
 @pytest.fixture(scope="module")
 def reference(worked):
-    """{case: ([(loss, gradient norm) a step], weights after the last as Transformers saves them)} by plain PyTorch."""
+    """{case: ([(loss, gradient norm) a step], weights after the last as Transformers saves them)} by plain
+    PyTorch."""
     answers = {}
     for case in CASES:
         config = make_config(case, 1)
         model = AutoModelForCausalLM.from_pretrained(worked / model_name(case), dtype=torch.float32)
         settings = config.optimizer
         betas = (settings.beta1, settings.beta2)
-        adamw = torch.optim.AdamW(model.parameters(), betas=betas, eps=settings.eps, weight_decay=settings.weight_decay)
+        adamw = torch.optim.AdamW(
+            model.parameters(), betas=betas, eps=settings.eps, weight_decay=settings.weight_decay
+        )
         steps = []
         for step, learning_rate in enumerate(LEARNING_RATES):
             adamw.param_groups[0]["lr"] = learning_rate
@@ -96,11 +116,15 @@ def reference(worked):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_loss_gradient_and_weights_do_not_depend_on_ranks_or_micro_batches(worked, reference, case, world_size):
+def test_loss_gradient_and_weights_do_not_depend_on_ranks_or_micro_batches(
+    worked, reference, case, world_size
+):
     steps, weights = reference[case]
     found = results(worked, world_size)[case]
     assert [step["loss"] for step in found] == pytest.approx([loss for loss, _ in steps], abs=1e-5)
-    assert [step["grad_norm"] for step in found] == pytest.approx([norm for _, norm in steps], rel=1e-4, abs=1e-5)
+    assert [step["grad_norm"] for step in found] == pytest.approx(
+        [norm for _, norm in steps], rel=1e-4, abs=1e-5
+    )
     assert all(norm > 0.05 for _, norm in steps)  # so that clipping is part of the comparison
     exports = exported(worked, case, world_size)
     assert exports.keys() == weights.keys()
@@ -169,8 +193,18 @@ def test_resume_with_fewer_ranks(worked):
 
 
 def test_checkpoints_hold_no_pickle(worked):
-    files = {path.name for path in (worked / "run-float32-2" / "checkpoints" / "00000002").rglob("*") if path.is_file()}
-    expected = {"state.json", "rank_00000.safetensors", "rank_00001.safetensors", "model.safetensors", "config.json"}
+    files = {
+        path.name
+        for path in (worked / "run-float32-2" / "checkpoints" / "00000002").rglob("*")
+        if path.is_file()
+    }
+    expected = {
+        "state.json",
+        "rank_00000.safetensors",
+        "rank_00001.safetensors",
+        "model.safetensors",
+        "config.json",
+    }
     assert expected <= files <= expected | {"generation_config.json"}
 
 
@@ -180,7 +214,9 @@ def test_a_rounded_buffer_is_refused(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "tied", dtype=torch.bfloat16)
     check_buffers(model, plain)
     model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.bfloat16()
-    with pytest.raises(ValueError, match=r"rotary_emb\.inv_freq \(torch\.bfloat16\) differs from a plain load"):
+    with pytest.raises(
+        ValueError, match=r"rotary_emb\.inv_freq \(torch\.bfloat16\) differs from a plain load"
+    ):
         check_buffers(model, plain)
     restore_buffers(model, plain)
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32

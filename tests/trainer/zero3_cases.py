@@ -22,7 +22,8 @@ from scalerl.spool.schema import Rollout
 VOCABULARY = 31
 NUM_EXPERTS = 8
 ROTARY_MODELS = ("tied", "llama3", "gemma3")
-"""Plain frequencies; frequencies scaled for a longer context; two sets of them, and a scale of the embeddings."""
+"""Plain frequencies; frequencies scaled for a longer context; two sets of them, and a scale of the
+embeddings."""
 LEARNING_RATES = [1e-3, 2e-3, 2e-3]
 CASES = {
     "one_micro_batch": {"trainer.micro_batch_tokens": 4096},
@@ -69,21 +70,47 @@ def make_config(case: str, num_ranks: int, **changes) -> RunConfig:
 
 
 def save_models(folder: Path) -> None:
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1, "dtype": torch.float32}
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
+    shape |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.1,
+        "dtype": torch.float32,
+    }
     for name in ("tied", "untied"):
         torch.manual_seed(0)
-        Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=name == "tied")).save_pretrained(folder / name)
-    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=name == "tied")).save_pretrained(
+            folder / name
+        )
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     rope |= {"original_max_position_embeddings": 512}
     LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope)).save_pretrained(folder / "llama3")
     Gemma3ForCausalLM(Gemma3TextConfig(**shape)).save_pretrained(folder / "gemma3")
-    experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    experts = {
+        "num_experts": NUM_EXPERTS,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    }
     torch.manual_seed(0)
     Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts)).save_pretrained(folder / "moe")
 
 
-def make_rollout(random: np.random.Generator, group: int, completion: int, num_tokens: int, correct: bool) -> Rollout:
+def make_rollout(
+    random: np.random.Generator, group: int, completion: int, num_tokens: int, correct: bool
+) -> Rollout:
     forced = random.random(num_tokens) < 0.2
     forced[-1] = False
     logprobs = -np.log(VOCABULARY) + 0.4 * random.normal(size=num_tokens)
@@ -112,7 +139,8 @@ def make_rollout(random: np.random.Generator, group: int, completion: int, num_t
 
 
 def make_groups(step: int) -> list[list[Rollout]]:
-    """The batch of a step. Step 1 has one sequence with loss tokens, so that a second rank has nothing to do."""
+    """The batch of a step. Step 1 has one sequence with loss tokens, so that a second rank has nothing to
+    do."""
     random = np.random.default_rng(step)
     if step == 1:
         group = [make_rollout(random, 0, index, 7, correct=index == 0) for index in range(2)]
@@ -122,5 +150,7 @@ def make_groups(step: int) -> list[list[Rollout]]:
     for group in range(4):
         lengths = random.integers(2, 33, size=4)
         correct = [True] * 4 if group == 3 else [index <= group for index in range(4)]
-        groups.append([make_rollout(random, group, index, int(lengths[index]), correct[index]) for index in range(4)])
+        groups.append(
+            [make_rollout(random, group, index, int(lengths[index]), correct[index]) for index in range(4)]
+        )
     return groups

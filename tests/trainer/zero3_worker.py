@@ -1,4 +1,5 @@
-"""One rank of the processes of test_zero3.py: `python zero3_worker.py FOLDER RANK WORLD_SIZE`; writes its results to FOLDER."""
+"""One rank of the processes of test_zero3.py: `python zero3_worker.py FOLDER RANK WORLD_SIZE`; writes its
+results to FOLDER."""
 
 import os
 import sys
@@ -34,7 +35,9 @@ class Worker:
         if poison:  # one token of one rank
             sequences[0].generator_logprobs[0] = np.nan
         budget = config.trainer.micro_batch_tokens
-        batches = pack(sequences, budget_tokens=budget, one_row=False, rank=self.rank, world_size=self.world_size)
+        batches = pack(
+            sequences, budget_tokens=budget, one_row=False, rank=self.rank, world_size=self.world_size
+        )
         return engine.train(batches, LEARNING_RATES[min(step, 2)])
 
     def export(self, engine, name: str) -> None:
@@ -56,7 +59,11 @@ class Worker:
         config = make_config("many_micro_batches", self.world_size, **{"model.dtype": "bfloat16"})
         for name in ROTARY_MODELS:
             engine = self.engine(config, self.folder / name)
-            buffers = {key: buffer.cpu() for key, buffer in engine.model.named_buffers() if buffer.is_floating_point()}
+            buffers = {
+                key: buffer.cpu()
+                for key, buffer in engine.model.named_buffers()
+                if buffer.is_floating_point()
+            }
             self.results[f"buffers-{name}"] = buffers
 
     def poisoned(self) -> None:
@@ -64,7 +71,10 @@ class Worker:
         config = make_config("many_micro_batches", self.world_size)
         engine = self.engine(config, self.folder / "tied")
         statistics = self.train(engine, config, 0, poison=True)
-        self.results["poisoned"] = {"applied": statistics.applied, "finite": bool(np.isfinite(statistics.loss))}
+        self.results["poisoned"] = {
+            "applied": statistics.applied,
+            "finite": bool(np.isfinite(statistics.loss)),
+        }
         self.results["poisoned"]["adam_step"] = engine.adam_step
         self.export(engine, "poisoned")
         self.results["after_poison"] = asdict(self.train(engine, config, 0))

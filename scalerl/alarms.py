@@ -1,0 +1,176 @@
+"""Signs that training goes wrong, read from the metric rows of a run: kinds of alarm, their levels and what
+to do about them.
+ Every sign but "pass_rate", the newest evaluation, and "not_finite" is a mean over the newest WINDOW_STEPS
+optimizer steps, held against a
+level: a single odd step raises none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from scalerl.config import AlarmKind
+
+WINDOW_STEPS = 20
+BASELINE_STEPS = 100
+"""Steps before the window that a gradient norm is compared with; fewer at the start, but at least
+WINDOW_STEPS."""
+
+TRUNCATION_LEVEL = 0.10
+"""Of completions. Runs with 10-15 % became unstable and did not recover; ScaleRL stays below 5 % (paper,
+appendix A.15)."""
+ENTROPY_LOW_FACTOR = 0.1
+"""Of the entropy of the first window. A healthy run halves it (.29 to .15; paper, appendix A.12), and a low
+one foretells nothing in the paper; at a tenth all completions of a prompt are alike, no reward varies and
+nothing is left to learn from."""
+ENTROPY_HIGH_FACTOR = 2.0
+"""Of the entropy of the first window. In the paper entropy only ever falls; doubled, the policy is turning
+into noise."""
+LOG_RATIO_LEVEL = 0.2
+"""Mean |log pi_train - log pi_gen|, nats a token. The average token is then beyond the clip range of GRPO and
+DAPO: the engines disagree, or the rollouts are too stale for their policy gradient to hold."""
+GRAD_NORM_FACTOR = 5.0
+"""Of the median of the BASELINE_STEPS before the window. One step a hundred times as steep, or five steps
+twenty times, raise it; clipping hides both from the weights, not from what they announce."""
+PASS_RATE_LEVEL = 0.15
+"""Drop from the best evaluation so far: of a reward in [-1, 1] it is .3. Chance moves an evaluation of 1,000
+prompts by .01, one of 256 by .02. Not the reward of training: it also falls when prompts leave because they
+are mastered."""
+
+ADVICE: dict[AlarmKind, str] = {
+    "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier (length.interruption_max_tokens)",
+    "entropy_low": "add harder prompts or lower optimizer.learning_rate; groups_dropped shows how many prompts still teach",
+    "entropy_high": "lower optimizer.learning_rate, or begin again from a checkpoint before the rise",
+    "log_ratio": "use model.lm_head_precision = 'fp32', a smaller off_policy.k or a lower optimizer.learning_rate",
+    "grad_norm": "lower optimizer.learning_rate or optimizer.max_grad_norm; look for truncation and a high log ratio",
+    "pass_rate": "look at truncation, log ratio and some completions of the spool; begin again from best/ with a lower learning rate",
+    "not_finite": "lower optimizer.learning_rate; the run fails after three such steps in a row",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """One stretch of steps in which a sign was beyond its level.
+
+    step, last_step: the first and the last optimizer step of it. value: the most extreme in it; level: what
+    `value` was held against.
+    """
+
+    kind: AlarmKind
+    step: int
+    last_step: int
+    value: float
+    level: float
+    advice: str
+
+    def __str__(self) -> str:
+        side = "below" if self.value < self.level else "above"
+        return f"{self.kind} {self.value:.3g} {side} {self.level:.3g} since step {self.step}"
+
+
+def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Every alarm of a run so far, by its first step.
+
+    rows: of metrics.jsonl, in order. A step that trained nothing counts in no mean.
+    """
+    steps = [row for row in rows if row["kind"] == "step"]
+    if not steps:
+        return []
+    numbers = [row["step"] for row in steps]
+    found: list[Alarm] = []
+    signs = _signs(steps) | {
+        "pass_rate": _pass_rates(numbers, [row for row in rows if row["kind"] == "eval"])
+    }
+    for kind, (values, levels) in signs.items():
+        found += _stretches(kind, numbers, values, levels)
+    return sorted(found, key=lambda alarm: alarm.step)
+
+
+def standing_alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Those that the newest step still has."""
+    newest = max((row["step"] for row in rows if row["kind"] == "step"), default=None)
+    return [alarm for alarm in alarms(rows) if alarm.last_step == newest]
+
+
+def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
+    """(value, level) [steps] of every kind that is read from step rows; nan where there is none."""
+    entropy = _window_means(_column(steps, "entropy"))
+    grad_norm = _column(steps, "grad_norm")
+    first_entropy = next(iter(entropy[np.isfinite(entropy)]), np.nan)
+    skipped = np.array(
+        [not row.get("step_applied", True) and row.get("num_micro_batches", 0) > 0 for row in steps],
+        dtype=float,
+    )
+    constant = np.ones(len(steps))
+    return {
+        "truncation": (_window_means(_column(steps, "truncation_rate")), TRUNCATION_LEVEL * constant),
+        "entropy_low": (entropy, ENTROPY_LOW_FACTOR * first_entropy * constant),
+        "entropy_high": (entropy, ENTROPY_HIGH_FACTOR * first_entropy * constant),
+        "log_ratio": (_window_means(_column(steps, "log_ratio_mean")), LOG_RATIO_LEVEL * constant),
+        "grad_norm": (_window_means(grad_norm), GRAD_NORM_FACTOR * _baseline_medians(grad_norm)),
+        "not_finite": (skipped, 0 * constant),
+    }
+
+
+def _pass_rates(
+    numbers: Sequence[int], evaluations: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(value, level) [steps]: the newest evaluation of a policy up to each step, against the best one up to
+    there."""
+    by_step = {row["step"]: row["pass_rate"] for row in evaluations}
+    evaluated = np.array(sorted(by_step))
+    newest = np.searchsorted(evaluated, numbers, side="right") - 1
+    rates = np.array([np.nan, *(by_step[step] for step in evaluated)])
+    return rates[newest + 1], np.fmax.accumulate(rates)[newest + 1] - PASS_RATE_LEVEL
+
+
+def _column(steps: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if row.get(name) is None else row[name] for row in steps], dtype=float)
+
+
+def _window_means(values: np.ndarray) -> np.ndarray:
+    """The mean of the last WINDOW_STEPS numbers at every step; nan before there are so many, or where none of
+    them is a number."""
+    is_number = np.isfinite(values)
+    sums = np.convolve(np.where(is_number, values, 0.0), np.ones(WINDOW_STEPS))[: len(values)]
+    counts = np.convolve(is_number, np.ones(WINDOW_STEPS))[: len(values)]
+    means = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    means[: WINDOW_STEPS - 1] = np.nan
+    return means
+
+
+def _baseline_medians(values: np.ndarray) -> np.ndarray:
+    """The median of the BASELINE_STEPS before the window at every step; nan where there are fewer than
+    WINDOW_STEPS numbers."""
+    padded = np.concatenate([np.full(BASELINE_STEPS + WINDOW_STEPS - 1, np.nan), values[: 1 - WINDOW_STEPS]])
+    before = np.sort(sliding_window_view(padded, BASELINE_STEPS)[: len(values)], axis=1)  # nan goes last
+    counts = np.count_nonzero(np.isfinite(before), axis=1)
+    middle = np.stack([np.maximum(counts - 1, 0) // 2, counts // 2], axis=1)
+    medians = np.take_along_axis(before, middle, axis=1).mean(axis=1)
+    return np.where(counts >= WINDOW_STEPS, medians, np.nan)
+
+
+def _stretches(
+    kind: AlarmKind, numbers: Sequence[int], values: np.ndarray, levels: np.ndarray
+) -> list[Alarm]:
+    below = kind in ("entropy_low", "pass_rate")
+    beyond = values < levels if below else values > levels
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], beyond, [False]]).astype(int)))
+    found = []
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        distances = np.abs(values - levels)[begin:end]
+        worst = begin + int(np.argmax(distances))
+        found.append(
+            Alarm(
+                kind=kind,
+                step=numbers[begin],
+                last_step=numbers[end - 1],
+                value=float(values[worst]),
+                level=float(levels[worst]),
+                advice=ADVICE[kind],
+            )
+        )
+    return found

@@ -1,0 +1,51 @@
+"""What a run needs, checked before anything expensive starts: its inputs, and the machine it is on."""
+
+import os
+from pathlib import Path
+
+from scalerl.config import RunConfig
+from scalerl.data.problem import load_problems
+from scalerl.role import code_limits
+from scalerl.verify.sandbox import Sandbox
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Check what a run needs from outside, wherever it will run.
+
+    Raises:
+        ValueError: a path is missing or unusable, with the way out.
+    """
+    if not config.model.path:
+        raise ValueError(
+            "model.path is not set: name a Hugging Face directory, such as the one `scalerl base` makes"
+        )
+    online = os.environ.get("HF_HUB_OFFLINE") == "0"  # then it may be a hub name
+    if not online and not (Path(config.model.path) / "config.json").exists():
+        raise ValueError(
+            f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face directory (a hub name needs "
+            f"HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
+        )
+    for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
+        if not value:
+            raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
+        load_problems(Path(value))
+    num_prompts = min(config.evaluation.num_prompts, len(load_problems(Path(config.data.heldout))))
+    if config.evaluation.num > num_prompts:
+        raise ValueError(
+            f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out prompts: lower it"
+        )
+
+
+def check_machine(config: RunConfig, on_cpu: bool) -> None:
+    """Check that the machine a run is to start on, this one, can do what it asks for; after `check_inputs`.
+
+    Raises:
+        ValueError: it cannot, with the way out.
+    """
+    if on_cpu and config.generator.kv_cache_gb == 0:
+        raise ValueError(
+            "generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5"
+        )
+    paths = (config.data.train, config.data.heldout)
+    if any(problem.task == "code" for path in paths for problem in load_problems(Path(path))):
+        Sandbox(code_limits(config))

@@ -1,0 +1,142 @@
+"""The processes of a run inside a Slurm job: each an `srun` step of its own, with its own GPUs, memory and
+log.
+ The trainer ranks are the tasks of one step, since they live and die together and peer-to-peer copies between
+GPUs need ranks that see one another's devices. Every generator and evaluator is a step that can be restarted
+alone. In a heterogeneous job the trainer takes the first component, generators and evaluators the second.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from scalerl.cluster.site import StepsSite
+from scalerl.cluster.slurm import HET_PREFIX, Allocation, Node, SlurmError, component_ids_here, kill_step
+from scalerl.config import RunConfig
+from scalerl.launch.processes import Layout, RoleProcess, num_devices
+
+MEMORY_SHARE = 0.95
+"""Of a node's memory that steps get; the batch script runs beside them."""
+KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
+
+
+@dataclass(kw_only=True)
+class StepProcess(RoleProcess):
+    """A role as an srun step; the process watched here is the srun client."""
+
+    attempt: int = 0
+
+    @property
+    def step_name(self) -> str:
+        """Of this attempt and no other: a job that Slurm started again has the same number and may be at work
+        elsewhere."""
+        return f"{self.name}.{self.attempt}"
+
+    def words_before(self, attempt: int) -> list[str]:
+        self.attempt = attempt
+        return ["srun", f"--job-name={self.step_name}", *self.prefix]
+
+    def base_environment(self) -> dict[str, str]:
+        """Without SLURM_* of the batch step: srun would take them for its own options."""
+        inherited = super().base_environment()
+        return {key: value for key, value in inherited.items() if not key.startswith("SLURM_") or _kept(key)}
+
+    def kill(self) -> None:
+        """Kill the step; srun alone would leave its tasks running."""
+        with suppress(SlurmError):  # it ends with its attempt all the same
+            kill_step(component_ids_here(), self.step_name)
+        super().kill()
+
+
+def _kept(key: str) -> bool:
+    return key in KEPT or key.startswith(HET_PREFIX)
+
+
+class _Room:
+    """The devices of one node that no step has yet: GPUs, or CPUs where the job has no GPU."""
+
+    def __init__(self, node: Node, on_gpus: bool) -> None:
+        self.node = node
+        self.on_gpus = on_gpus
+        self.size = node.gpus if on_gpus else node.cpus
+        self.free = self.size
+
+    def flags(self, tasks: int, devices: int) -> list[str]:
+        """srun's flags for `devices` devices of this node, shared by `tasks` tasks."""
+        cpus = max(1, self.node.cpus * devices // self.size // tasks)
+        cpus -= (
+            cpus % 2 if cpus > 1 else 0
+        )  # with two threads a core, --exact rounds up to whole cores, more than there are
+        mem_mb = int(self.node.mem_mb * MEMORY_SHARE * devices / self.size)
+        flags = [f"--ntasks-per-node={tasks}", f"--cpus-per-task={cpus}", f"--mem={mem_mb}M"]
+        return [*flags, f"--gpus-per-node={devices}"] if self.on_gpus else flags
+
+
+def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> Layout:
+    """Place every role of the run on the nodes of the job.
+
+    Raises:
+        ValueError: the job has too few GPUs (or CPUs), or they lie so that a role does not fit on a node.
+    """
+    on_gpus = any(node.gpus for node in allocation.nodes)
+    rooms = [_Room(node, on_gpus) for node in allocation.nodes]
+    het_groups = sorted({node.het_group for node in allocation.nodes})
+    for_trainer = [room for room in rooms if room.node.het_group == het_groups[0]]
+    for_engines = [room for room in rooms if room.node.het_group == het_groups[-1]]
+    too_small = _too_small(config, rooms, on_gpus)
+
+    def step(
+        name: str, arguments: list[str], where: Sequence[_Room], tasks: int, devices: int
+    ) -> RoleProcess:
+        names = ",".join(room.node.name for room in where)
+        # ranks wait for a dead one in a collective; a step of one task has nobody to end, and its srun shall
+        # not try
+        together = int(tasks * len(where) > 1)
+        prefix = ["--exact", f"--kill-on-bad-exit={together}", "--input=none", f"--nodelist={names}"]
+        prefix += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
+        prefix += ["--label"] if together else []
+        prefix += [f"--het-group={where[0].node.het_group}"] if len(het_groups) > 1 else []
+        for room in where:
+            room.free -= devices
+        return StepProcess(
+            name=name,
+            arguments=arguments,
+            num_devices=devices * len(where),
+            prefix=[*prefix, *site.srun, *site.container],
+        )
+
+    def engine(role: str, index: int) -> RoleProcess:
+        span = config.generator.tensor_parallel_size
+        room = next((room for room in for_engines if room.free >= span), None)
+        if room is None:
+            raise ValueError(too_small)
+        return step(f"{role}-{index}", [role, "--index", str(index)], [room], 1, span)
+
+    where = _even_split(config.trainer.num_ranks, for_trainer)
+    if not where:
+        raise ValueError(too_small)
+    ranks_per_node = config.trainer.num_ranks // len(where)
+    trainer = step("trainer", ["trainer"], where, ranks_per_node, ranks_per_node)
+    evaluators = [engine("evaluator", index) for index in range(config.evaluation.num)]
+    generators = [engine("generator", index) for index in range(config.generator.num)]
+    return Layout(
+        trainers=[trainer], generators=generators, evaluators=evaluators, trainer_address=where[0].node.name
+    )
+
+
+def _even_split(num_ranks: int, rooms: Sequence[_Room]) -> list[_Room]:
+    """The fewest of the first nodes that take the same number of ranks each; none: they do not fit."""
+    for count in range(1, len(rooms) + 1):
+        if num_ranks % count == 0 and all(room.free >= num_ranks // count for room in rooms[:count]):
+            return list(rooms[:count])
+    return []
+
+
+def _too_small(config: RunConfig, rooms: Sequence[_Room], on_gpus: bool) -> str:
+    kind = "GPUs" if on_gpus else "CPUs (the job has no GPU, so each process takes one)"
+    offer = ", ".join(f"{room.node.name} {room.size}" for room in rooms)
+    return (
+        f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
+        f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
+        f"need {num_devices(config)} {kind}, the ranks evenly on their nodes and an engine on one node; this job has {offer}. "
+        f"Ask for more nodes, or lower these"
+    )

@@ -1,0 +1,93 @@
+"""The live line of a run: where it is, how well it does, what it has cost, when it ends."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from scalerl.alarms import Alarm
+from scalerl.config import RunConfig
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+def eta_s(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: float) -> float | None:
+    """Seconds until the budget is used up at the pace of the last 20 steps; None while there is no pace."""
+    if len(rows) < 2:
+        return None
+    recent = rows[-21:]
+    elapsed_s = recent[-1]["time_s"] - recent[0]["time_s"]
+    if elapsed_s <= 0:
+        return None
+    estimates = []
+    if config.budget.max_steps is not None:
+        pace = (recent[-1]["step"] - recent[0]["step"]) / elapsed_s
+        estimates.append((config.budget.max_steps - recent[-1]["step"]) / pace)
+    if config.budget.max_gpu_hours is not None:
+        pace = (recent[-1]["gpu_hours"] - recent[0]["gpu_hours"]) / elapsed_s
+        estimates.append((config.budget.max_gpu_hours - gpu_hours) / pace)
+    return max(0.0, min(estimates))
+
+
+def status_line(
+    config: RunConfig, rows: list[dict[str, Any]], gpu_hours: dict[str, float], alarms: Sequence[Alarm] = ()
+) -> str:
+    """One line from the metric rows so far, the GPU-hours of every role and the alarms that stand."""
+    steps = [row for row in rows if row["kind"] == "step"]
+    evals = [row for row in rows if row["kind"] == "eval"]
+    parts = ["starting" if not steps else f"step {steps[-1]['step']}"]
+    if config.budget.max_steps is not None:
+        parts[0] += f"/{config.budget.max_steps}"
+    parts += [f"ALARM {alarm}" for alarm in alarms]
+    if steps:
+        recent = steps[-21:]
+        elapsed_s = recent[-1]["time_s"] - recent[0]["time_s"]
+        tokens_per_s = (recent[-1]["tokens"] - recent[0]["tokens"]) / elapsed_s if elapsed_s > 0 else 0.0
+        mean = {
+            key: sum(row[key] for row in recent) / len(recent)
+            for key in ("reward", "pass_rate", "off_policyness_mean")
+        }
+        parts += [
+            f"reward {mean['reward']:+.3f}",
+            f"pass {mean['pass_rate']:.3f}",
+            f"{tokens_per_s:,.0f} tokens/s",
+        ]
+        parts += [f"off-policy {mean['off_policyness_mean']:.1f}/{config.off_policy.max_off_policyness}"]
+    if evals:
+        parts.append(
+            f"held-out {evals[-1]['pass_rate']:.3f} at step {evals[-1]['step']} (R0 {evals[0]['pass_rate']:.3f})"
+        )
+    by_role = " + ".join(
+        f"{gpu_hours[role]:.3g}" for role in ("generator", "trainer", "evaluator", "idle") if gpu_hours[role]
+    )
+    parts.append(f"GPU-hours {gpu_hours['total']:.4g}" + (f" ({by_role})" if by_role else ""))
+    remaining_s = eta_s(config, steps, gpu_hours["total"])
+    parts.append("ETA -" if remaining_s is None else f"ETA {format_duration(remaining_s)}")
+    return " | ".join(parts)
+
+
+class Progress:
+    """Shows status lines: rewritten in place on a terminal, one every `every_s` seconds in a log."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._every_s = 0.5 if self._terminal else every_s
+        self._shown_s = 0.0
+
+    def due(self) -> bool:
+        return time.monotonic() - self._shown_s >= self._every_s
+
+    def show(self, line: str) -> None:
+        self._shown_s = time.monotonic()
+        if self._terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be rewritten
+        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
+
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)

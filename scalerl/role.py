@@ -1,0 +1,55 @@
+"""What the processes of a run have in common: SIGTERM as a flag, and the verifier of those that sample."""
+
+import os
+import signal
+from collections.abc import Iterable
+from types import FrameType
+
+from scalerl.config import RunConfig
+from scalerl.data.problem import Problem
+from scalerl.verify.pool import VerifierPool
+from scalerl.verify.sandbox import Limits
+
+
+class StopSignal:
+    """Turns SIGTERM into the flag `requested`.
+
+    Until `loop_started` is set there is nothing to finish and nobody to look at the flag (an engine takes
+    seconds to minutes to start), so the process then ends at once, with exit status 0.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.loop_started = False
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if not self.loop_started:
+            os._exit(0)
+
+
+def code_limits(config: RunConfig) -> Limits:
+    """What a program of the model may use."""
+    generator = config.generator
+    return Limits(
+        cpu_s=generator.code_timeout_s,
+        memory_mb=generator.code_memory_mb,
+        allow_weak_sandbox=generator.allow_weak_sandbox,
+    )
+
+
+def start_verifier(config: RunConfig, problems: Iterable[Problem]) -> VerifierPool:
+    """The pool that grades these problems as the config says. It needs a sandbox only where one of them is
+    code.
+
+    Raises:
+        ValueError: there is a code problem, and no sandbox for programs here.
+    """
+    generator = config.generator
+    return VerifierPool(
+        num_workers=generator.verifier_workers,
+        timeout_s=generator.verify_timeout_s,
+        think_end=config.length.think_end,
+        code=code_limits(config) if any(problem.task == "code" for problem in problems) else None,
+    )

@@ -1,0 +1,105 @@
+"""Published weights: immutable Hugging Face folders.
+
+A folder is named <policy_version>-<first 12 hex digits of its content's SHA-256>, so that a name never means two contents and
+a replay after a crash finds what it published before.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scalerl.files import publish_folder, temporary_name
+from scalerl.paths import RunPaths
+from scalerl.spool.evaluations import pending_evaluations
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a Hugging Face folder, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def publish_weights(paths: RunPaths, policy_version: int, write: Callable[[Path], object]) -> tuple[str, str]:
+    """Write a Hugging Face folder with `write(folder)` and publish it under its immutable name.
+
+    Returns:
+        (name, sha256). A folder of that name, left by a replayed step, is kept: its content is the same.
+    """
+    temporary = temporary_name(paths.weights / f"{policy_version:08d}")
+    temporary.mkdir()
+    try:
+        write(temporary)
+        sha256 = hash_weights(temporary)
+        name = f"{policy_version:08d}-{sha256[:12]}"
+        if not (paths.weights / name).exists():
+            publish_folder(temporary, paths.weights / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return name, sha256
+
+
+def check_weights(folder: Path, sha256: str) -> None:
+    """Compare a folder with the hash it was published under.
+
+    Raises:
+        ValueError: the content is not what the trainer published.
+    """
+    found = hash_weights(folder)
+    if found != sha256:
+        raise ValueError(
+            f"{folder} has the hash {found[:12]}, its manifest says {sha256[:12]}: the file system served a wrong file"
+        )
+
+
+def collect_old_weights(paths: RunPaths, keep: Collection[str]) -> int:
+    """Delete the published folders that neither `keep` nor a pending evaluation names; returns how many."""
+    needed = {*keep, *(request.name for request in pending_evaluations(paths))}
+    old = [
+        folder for folder in paths.weights.iterdir() if folder.name[0].isdigit() and folder.name not in needed
+    ]
+    for folder in old:
+        doomed = temporary_name(folder)
+        os.rename(folder, doomed)  # gone at once: nobody must find half of it
+        shutil.rmtree(doomed)
+    return len(old)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Make `target` a folder of hard links to the files of `source`; copies, on a file system without links.
+
+    Raises:
+        FileNotFoundError: `source` is gone, or went while its files were being linked.
+    """
+    target.mkdir()
+    for path in source.iterdir():
+        try:
+            os.link(path, target / path.name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copy2(path, target / path.name)
+
+
+@contextmanager
+def pinned_weights(paths: RunPaths, name: str, owner: str) -> Iterator[Path]:
+    """A published folder, under its own name, that stays while `owner` reads it even if the trainer deletes the original.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+    """
+    root = paths.weights / f".{owner}"
+    shutil.rmtree(root, ignore_errors=True)  # of an owner that was killed
+    root.mkdir()
+    try:
+        link_folder(paths.weights / name, root / name)
+        yield root / name
+    finally:
+        shutil.rmtree(root)

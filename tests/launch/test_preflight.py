@@ -1,0 +1,35 @@
+"""What a machine must have before a run starts on it."""
+
+import pytest
+
+from scalerl.cluster.checks import check_sandbox
+from scalerl.data.problem import make_code_problem, make_problem, write_problems
+from scalerl.launch.preflight import check_machine
+from scalerl.settings import load_config
+
+MATH = make_problem("1+1?", ["2"], source="test")
+CODE = make_code_problem("Print 2.", '[{"input": "", "output": "2"}]', source="test")
+
+
+@pytest.mark.parametrize("pool", ["train", "heldout"])
+def test_code_needs_its_sandbox_before_anything_starts(bubblewrap, tmp_path, monkeypatch, pool):
+    write_problems(tmp_path / "math.parquet", [MATH])
+    write_problems(tmp_path / "code.parquet", [MATH, CODE])
+    files = {"train": "math", "heldout": "math"}
+    on_math = load_config([], [f"data.{name}={tmp_path}/{file}.parquet" for name, file in files.items()])
+    files[pool] = "code"
+    on_code = load_config([], [f"data.{name}={tmp_path}/{file}.parquet" for name, file in files.items()])
+    check_machine(on_code, on_cpu=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_machine(on_math, on_cpu=False)
+    with pytest.raises(ValueError, match=r"bwrap is not installed.*generator.allow_weak_sandbox=true"):
+        check_machine(on_code, on_cpu=False)
+
+
+def test_the_doctor_looks_for_the_sandbox(bubblewrap, tmp_path, monkeypatch):
+    assert check_sandbox().level == "ok"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (check_sandbox().level, check_sandbox().fix) == (
+        "warn",
+        "fine on a login node, and for runs without code problems",
+    )

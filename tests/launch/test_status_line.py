@@ -1,0 +1,72 @@
+"""What a run shows while it goes on: the progress line and TensorBoard."""
+
+import pytest
+
+from scalerl.alarms import standing_alarms
+from scalerl.launch.status_line import eta_s, format_duration, status_line
+from scalerl.metrics.loggers import scalars, tensorboard_logger
+from scalerl.paths import RunPaths
+from scalerl.settings import load_config
+
+HOURS = {"generator": 2.0, "trainer": 0.5, "evaluator": 0.25, "idle": 0.0, "total": 2.75}
+
+
+def step_row(step: int, **values) -> dict:
+    """A step every 10 s, 1,000 tokens each, .1 GPU-hours each."""
+    row = {
+        "kind": "step",
+        "step": step,
+        "time_s": 100.0 + 10 * step,
+        "tokens": 1000 * step,
+        "gpu_hours": 0.1 * step,
+    }
+    return row | {"reward": -0.5, "pass_rate": 0.25, "off_policyness_mean": 3.0} | values
+
+
+def test_the_line_by_hand():
+    rows = [step_row(step) for step in range(1, 6)]
+    rows += [{"kind": "eval", "step": 0, "pass_rate": 0.2}, {"kind": "eval", "step": 4, "pass_rate": 0.3}]
+    line = status_line(load_config([], ["budget.max_steps=11"]), rows, HOURS)
+    assert line == (
+        "step 5/11 | reward -0.500 | pass 0.250 | 100 tokens/s | off-policy 3.0/8 | held-out 0.300 at step 4 (R0 0.200) | "
+        "GPU-hours 2.75 (2 + 0.5 + 0.25) | ETA 0:01:00"
+    )
+
+
+def test_standing_alarms_come_first():
+    rows = [step_row(step, truncation_rate=0.5) for step in range(1, 21)]
+    line = status_line(load_config([], ["budget.max_steps=30"]), rows, HOURS, standing_alarms(rows))
+    assert line.startswith("step 20/30 | ALARM truncation 0.5 above 0.1 since step 20 | reward -0.500 | ")
+
+
+def test_nothing_to_say_yet():
+    line = status_line(load_config([], ["budget.max_steps=11"]), [], dict.fromkeys(HOURS, 0.0))
+    assert line == "starting/11 | GPU-hours 0 | ETA -"
+
+
+def test_the_nearer_budget_sets_the_eta():
+    rows = [step_row(1), step_row(2)]
+    config = load_config([], ["budget.max_steps=1000", "budget.max_gpu_hours=0.5"])
+    assert eta_s(config, rows, gpu_hours=0.2) == pytest.approx(30.0)  # .3 GPU-hours at .01 a second
+    assert eta_s(config, rows[:1], gpu_hours=0.2) is None
+    assert format_duration(3 * 3600 + 5 * 60 + 7.4) == "3:05:07"
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = tensorboard_logger(RunPaths(tmp_path))
+    log(step_row(1, loss=None, groups_dropped={"zero_variance": 2}))
+    log(step_row(2, loss=0.5, groups_dropped={}))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("step/reward")] == [(1, -0.5), (2, -0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [(2, 0.5)]
+    assert [event.value for event in events.Scalars("step/groups_dropped/zero_variance")] == [2.0]
+
+
+def test_only_numbers_are_scalars():
+    assert scalars({"kind": "eval", "step": 3, "name": "x", "nothing": None, "flag": True}) == {
+        "eval/step": 3.0,
+        "eval/flag": 1.0,
+    }

@@ -1,0 +1,347 @@
+"""Which runs are submitted, when: again, grown, retried, after a death, two at once, refused. Against fake
+Slurm commands."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import scalerl.sweep.submission as submission_module
+from scalerl.cli import main
+from scalerl.cluster.site import SiteConfig, SlurmSite
+from scalerl.files import read_json, write_json
+from scalerl.settings import build_config
+from scalerl.sweep.job import find_run
+from scalerl.sweep.states import sweep_states
+from scalerl.sweep.submission import JobShape, job_shape
+from scalerl.sweep.submissions import read_submissions, submissions_dir
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+ENVIRONMENT = {"PYTHONPATH": str(SWEEPS.parent)}
+NAMES = [f"loss_type-{loss}-seed{seed}" for loss in ("cispo", "dapo", "grpo", "gspo") for seed in (0, 1)]
+
+
+@pytest.fixture
+def sweep(fake_slurm, launch_inputs, tmp_path, monkeypatch):
+    """sweep(*options): `scalerl sweep` of four losses into tmp_path/sweep; returns the exit code."""
+    monkeypatch.setattr(submission_module, "SETTLE_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: str, axis: Path = SWEEPS / "loss_type.toml") -> int:
+        return main([*command(tmp_path, axis), *options, *launch_inputs])
+
+    return call
+
+
+def command(folder: Path, axis: Path = SWEEPS / "loss_type.toml") -> list[str]:
+    return ["sweep", str(axis), "--dir", str(folder / "sweep"), "--cluster", "slurm"]
+
+
+def states(tmp_path) -> dict[str, str]:
+    return {state.name: state.state for state in sweep_states(tmp_path / "sweep")}
+
+
+def end_run(folder: Path, state: str, **values) -> None:
+    status = {
+        "state": state,
+        "reason": f"because of {state}",
+        "final": False,
+        "step": 3,
+        "gpu_hours": {"total": 0.5},
+    }
+    write_json(folder / "status.json", status | {"updated_s": time.time()} | values)
+
+
+def test_a_grid_becomes_one_throttled_array_and_the_launcher_returns(sweep, fake_slurm, tmp_path, capsys):
+    assert sweep("--throttle", "2") == 0
+    output = capsys.readouterr().out
+    (script,) = fake_slurm.scripts()
+    lines = script.splitlines()
+    for line in (
+        "--array=0-3%2",
+        "--requeue",
+        "--signal=B:USR1@1800",
+        "--nodes=1",
+        "--gpus-per-node=3",
+        "--open-mode=append",
+    ):
+        assert f"#SBATCH {line}" in lines
+    record = tmp_path / "sweep" / "submissions" / f"{read_submissions(tmp_path / 'sweep')[0].id}.json"
+    assert lines[-1] == f"exec {sys.executable} -u -m scalerl.sweep.job {record}"
+    assert "trap '' USR1" in lines
+    assert [find_run(record, task).name for task in range(4)] == NAMES[::2]
+    assert {state.name: state.job_id for state in sweep_states(tmp_path / "sweep")} == {
+        name: f"1_{task}" for task, name in enumerate(NAMES[::2])
+    }
+    assert "submitted 4 runs as job 1" in output
+    assert set(states(tmp_path).values()) == {"pending"}
+    assert not list((tmp_path / "sweep").rglob("*.pkl"))
+
+
+def test_the_same_command_submits_nothing_again(sweep, fake_slurm, tmp_path, capsys):
+    sweep()
+    fake_slurm.change("1_0", state="RUNNING")
+    fake_slurm.change("1_1", state="COMPLETED")
+    end_run(tmp_path / "sweep" / NAMES[2], "finished", final=True)
+    capsys.readouterr()
+    assert sweep() == 0
+    assert len(fake_slurm.scripts()) == 1
+    output = capsys.readouterr().out
+    assert "1 running, 1 finished, 2 pending" in output
+    assert "nothing to submit" in output
+
+
+def test_a_larger_grid_adds_only_what_is_new(sweep, fake_slurm, tmp_path):
+    sweep()
+    assert sweep("--seeds", "2") == 0
+    first, second = read_submissions(tmp_path / "sweep")
+    assert (first.runs, second.runs) == (NAMES[::2], NAMES[1::2])
+
+
+def test_retry_submits_only_what_failed_or_stopped_and_left_the_queue(sweep, fake_slurm, tmp_path):
+    sweep()
+    folder = tmp_path / "sweep"
+    end_run(folder / NAMES[0], "failed")  # but its job is completing still
+    fake_slurm.change("1_0", state="COMPLETING")
+    end_run(folder / NAMES[2], "failed")
+    end_run(folder / NAMES[4], "finished", final=True)
+    for task in (1, 2):
+        fake_slurm.change(f"1_{task}", state="COMPLETED")
+    fake_slurm.change("1_3", state="TIMEOUT")  # it never wrote a word
+    assert sweep() == 0
+    assert len(read_submissions(folder)) == 1
+    assert sweep("--retry") == 0
+    assert read_submissions(folder)[1].runs == [NAMES[2], NAMES[6]]
+    with pytest.raises(ValueError, match="was submitted again since, as job 2"):
+        find_run(submissions_dir(folder) / f"{read_submissions(folder)[0].id}.json", 1)
+    assert sweep("--retry") == 0
+    assert len(fake_slurm.scripts()) == 2
+
+
+def test_retry_of_one_run_is_a_plain_job_and_keeps_a_raised_budget(sweep, fake_slurm, tmp_path, capsys):
+    sweep()
+    config = tmp_path / "sweep" / NAMES[0] / "config.json"
+    saved = read_json(config)
+    saved["config"]["budget"]["max_steps"] = 16_000
+    write_json(config, saved)
+    end_run(config.parent, "failed")
+    fake_slurm.change("1_0", state="FAILED")
+    assert sweep("--retry", "launch.max_restarts=9") == 0
+    assert "1 of them keep another budget" in capsys.readouterr().out
+    assert "--array" not in fake_slurm.scripts()[1]
+    assert sweep_states(tmp_path / "sweep")[0].job_id == "2"
+    written = read_json(config)["config"]
+    assert (written["budget"]["max_steps"], written["launch"]["max_restarts"]) == (16_000, 9)
+
+
+def launch_and_die(tmp_path, launch_inputs, when: str) -> None:
+    """A launcher that loses its life `when` writing a record: the first is written before sbatch, the second
+    after it."""
+    program = f"""
+import os, sys
+import scalerl.sweep.submission as submission
+write = submission.write_submission
+def die(sweep_dir, record):
+    if {when}:
+        os._exit(9)
+    write(sweep_dir, record)
+submission.write_submission = die
+from scalerl.cli import main
+main(sys.argv[1:])
+"""
+    arguments = [sys.executable, "-c", program, *command(tmp_path), *launch_inputs]
+    assert (
+        subprocess.run(arguments, timeout=60, capture_output=True, env=os.environ | ENVIRONMENT).returncode
+        == 9
+    )
+
+
+@pytest.mark.parametrize("known_to", ["squeue", "squeue, ended", "sacct"])
+def test_a_launcher_that_died_after_sbatch_is_taken_over(
+    sweep, fake_slurm, launch_inputs, tmp_path, known_to
+):
+    launch_and_die(tmp_path, launch_inputs, "record.job_id")
+    assert len(fake_slurm.scripts()) == 1
+    assert read_submissions(tmp_path / "sweep")[0].job_id is None
+    assert set(states(tmp_path).values()) == {"pending"}
+    fake_slurm.set(accounting=known_to == "sacct")
+    if known_to != "squeue":
+        for job_id in fake_slurm.jobs:
+            fake_slurm.change(job_id, state="FAILED", forgotten=known_to == "sacct")
+    assert sweep() == 0
+    assert len(fake_slurm.scripts()) == 1
+    assert read_submissions(tmp_path / "sweep")[0].job_id == "1"
+    assert set(states(tmp_path).values()) == {"pending" if known_to == "squeue" else "failed"}
+
+
+def test_a_launcher_that_died_before_sbatch_leaves_everything_to_the_next(
+    sweep, fake_slurm, launch_inputs, tmp_path
+):
+    launch_and_die(tmp_path, launch_inputs, "record.job_id is None and (write(sweep_dir, record) or True)")
+    fake_slurm.set(accounting=False)
+    (dead,) = read_submissions(tmp_path / "sweep")
+    assert set(states(tmp_path).values()) == {"planned"}
+    assert sweep() == 0
+    (record,) = read_submissions(tmp_path / "sweep")
+    assert record.id != dead.id
+    assert len(fake_slurm.scripts()) == 1
+    with pytest.raises(ValueError, match="is gone"):  # should that sbatch have gone through all the same
+        find_run(submissions_dir(tmp_path / "sweep") / f"{dead.id}.json", 0)
+
+
+def test_two_launches_at_once_submit_every_run_once(sweep, fake_slurm, launch_inputs, tmp_path):
+    fake_slurm.set(sbatch_s=1.0)
+    program = [sys.executable, "-m", "scalerl", *command(tmp_path), "--seeds", "2", *launch_inputs]
+    both = [
+        subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+        for _ in range(2)
+    ]
+    outputs = sorted(process.communicate(timeout=60)[0].splitlines()[-1] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(fake_slurm.jobs) == 8
+    assert re.match("(another launcher|nothing to submit)", outputs[0])
+    assert outputs[1].startswith("submitted 8 runs")
+
+
+@pytest.mark.parametrize(
+    ("throttle", "arrays"),
+    [
+        ([], [("0-2%3", ""), ("0-2%3", ""), ("0-1%2", "")]),
+        (["--throttle", "4"], [("0-2%2", ""), ("0-2%1", ""), ("0-1%1", "")]),
+        (["--throttle", "2"], [("0-2%1", ""), ("0-2%1", ""), ("0-1%1", "afterany:1")]),
+    ],
+)
+def test_arrays_are_cut_to_the_cluster_and_share_the_throttle(sweep, fake_slurm, tmp_path, throttle, arrays):
+    fake_slurm.set(max_array_size=3)
+    assert sweep("--seeds", "2", *throttle) == 0
+    found = []
+    for script in fake_slurm.scripts():
+        dependency = re.search(r"--dependency=(\S+)", script)
+        found.append((re.search(r"--array=(\S+)", script)[1], dependency[1] if dependency else ""))
+    assert found == arrays
+    assert [name for record in read_submissions(tmp_path / "sweep") for name in record.runs] == NAMES
+
+
+def test_a_refused_array_leaves_nothing_that_looks_submitted(sweep, fake_slurm, tmp_path, capsys):
+    fake_slurm.set(max_submissions=1, max_array_size=3)
+    assert sweep() == 2
+    error = capsys.readouterr().err
+    assert "accounting/QOS policy" in error
+    assert "Submitted: 3 of 4" in error
+    assert states(tmp_path) == dict(zip(NAMES[::2], ["pending"] * 3 + ["planned"], strict=True))
+    fake_slurm.set()
+    assert sweep() == 0
+    assert set(states(tmp_path).values()) == {"pending"}
+    assert len(fake_slurm.jobs) == 4
+
+
+def test_runs_that_need_other_nodes_are_arrays_of_their_own(sweep, fake_slurm, tmp_path):
+    axis = tmp_path / "ranks.toml"
+    axis.write_text('key = "trainer.num_ranks"\nvalues = [1, 2, 16]')
+    (tmp_path / "base.toml").touch()
+    (tmp_path / "scale").mkdir()
+    (tmp_path / "scale" / "demo.toml").write_text((SWEEPS / "scale" / "demo.toml").read_text())
+    assert sweep(axis=axis) == 0
+    shapes = [
+        re.findall(r"--(?:nodes|gpus-per-node|cpus-per-task)=(\d+)", script)
+        for script in fake_slurm.scripts()
+    ]
+    assert shapes == [["24", "3", "1"], ["32", "4", "1"], ["64", "8", "3"]]  # of 8 GPUs and 64 CPUs a node
+
+
+def test_the_shape_of_a_job_is_a_share_of_a_node_or_whole_nodes():
+    config = build_config({"trainer.num_ranks": 1, "generator.num": 1, "evaluation.num": 1})
+    site = SiteConfig(slurm=SlurmSite(gpus_per_node=4, cpus_per_node=10, mem_gb_per_node=100.0))
+    assert job_shape(config, site) == JobShape(
+        nodes=1, gpus_per_node=3, cpus_per_node=8, mem_gb_per_node=75.0
+    )
+    site = SiteConfig(slurm=SlurmSite(gpus_per_node=0, cpus_per_node=2))
+    assert job_shape(config, site) == JobShape(nodes=2, gpus_per_node=0, cpus_per_node=2, mem_gb_per_node=0.0)
+
+
+def test_a_folder_of_another_run_stops_everything_before_anything_is_submitted(sweep, fake_slurm, capsys):
+    sweep()
+    assert sweep("--seeds", "2", "algo.temperature=0.7") == 2
+    assert "algo.temperature: 1.0 -> 0.7" in capsys.readouterr().err
+    assert len(fake_slurm.scripts()) == 1
+
+
+def test_a_missing_input_stops_everything_before_anything_is_submitted(
+    sweep, fake_slurm, tmp_path, launch_inputs, capsys
+):
+    assert main([*command(tmp_path), *launch_inputs, f"model.path={tmp_path}/nowhere"]) == 2
+    assert "no config.json there" in capsys.readouterr().err
+    assert fake_slurm.scripts() == []
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_many_gpu_hours_need_a_yes(sweep, fake_slurm, capsys):
+    hours = "budget.max_gpu_hours=300"
+    assert sweep(hours, "budget.max_steps=100000000") == 2
+    assert "1,200 GPU-hours, more than 1,000 (--confirm-above)" in capsys.readouterr().err
+    assert fake_slurm.scripts() == []
+    assert sweep(hours, "budget.max_steps=100000000", "--yes") == 0
+    # only what is about to be submitted counts
+    assert sweep(hours, "budget.max_steps=100000000", "--seeds", "2", "--confirm-above", "1201") == 0
+    assert len(fake_slurm.scripts()) == 2
+
+
+def test_the_budget_of_the_sweep_reaches_every_run_and_the_newest_one_counts(sweep, fake_slurm, tmp_path):
+    assert sweep("--max-gpu-hours", "5") == 0
+    configs = [tmp_path / "sweep" / name / "config.json" for name in NAMES[::2]]
+    assert {read_json(path)["config"]["budget"]["sweep_max_gpu_hours"] for path in configs} == {5.0}
+    end_run(configs[0].parent, "failed")
+    fake_slurm.change("1_0", state="FAILED")
+    assert sweep("--retry", "--max-gpu-hours", "8") == 0
+    assert [read_json(path)["config"]["budget"]["sweep_max_gpu_hours"] for path in configs] == [
+        8.0,
+        5.0,
+        5.0,
+        5.0,
+    ]
+
+
+def test_a_dry_run_writes_nothing_and_asks_no_slurm(sweep, fake_slurm, tmp_path, capsys):
+    assert sweep("--dry-run", "budget.max_gpu_hours=9999") == 0
+    assert not (tmp_path / "sweep").exists()
+    assert (fake_slurm.folder / "calls").read_text() == ""
+    assert "forecast of the 4 to submit" in capsys.readouterr().out
+
+
+def test_a_job_that_vanished_says_why(sweep, fake_slurm, tmp_path):
+    sweep()
+    fake_slurm.change("1_0", state="OUT_OF_MEMORY")
+    (record,) = read_submissions(tmp_path / "sweep")
+    (submissions_dir(tmp_path / "sweep") / record.id / "1_0.log").write_text(
+        "run folder: x\nValueError: no such thing\n"
+    )
+    (first, *_) = sweep_states(tmp_path / "sweep")
+    assert first.state == "failed"
+    assert "OUT_OF_MEMORY" in first.reason
+    assert "ValueError: no such thing" in first.reason
+
+
+def test_five_hundred_runs_are_planned_in_seconds(sweep, launch_inputs, tmp_path):
+    """As a process of its own, with the start of Python, as tools/bench_sweep.py does; a core's time, as
+    others may be busy."""
+    assert sweep("--seeds", "125") == 0
+    plan = [
+        sys.executable,
+        "-m",
+        "scalerl",
+        *command(tmp_path),
+        "--seeds",
+        "125",
+        "--dry-run",
+        *launch_inputs,
+    ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(plan, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    assert "500 runs: 500 pending" in done.stdout, done.stderr

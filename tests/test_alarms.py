@@ -1,0 +1,143 @@
+"""Alarms from synthetic metric rows: when each begins, how far it goes, when it ends, and what raises
+none."""
+
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalerl.alarms import ADVICE, alarms, standing_alarms
+
+HEALTHY = {"truncation_rate": 0.04, "entropy": 0.3, "log_ratio_mean": 0.01, "grad_norm": 0.5}
+TRAINED = {"step_applied": True, "num_micro_batches": 4}
+NOTHING_TRAINED = dict.fromkeys(["entropy", "log_ratio_mean", "grad_norm"], None) | {"step_applied": False}
+
+
+def rows(*stretches: tuple[int, dict]) -> list[dict]:
+    """Step rows from (number of steps, values that differ from a healthy run); an evaluation of every
+    policy."""
+    made: list[dict] = [{"kind": "eval", "step": 0, "pass_rate": 0.3}]
+    for count, changes in stretches:
+        for _ in range(count):
+            step = {"kind": "step", "step": len(made) // 2 + 1} | HEALTHY | TRAINED | changes
+            made += [step, {"kind": "eval", "step": step["step"], "pass_rate": step.pop("held_out", 0.3)}]
+    return made
+
+
+def test_a_healthy_run_raises_none():
+    assert alarms(rows((400, {}))) == []
+    assert alarms([]) == standing_alarms([]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "first", "value", "level"),
+    [
+        # the mean of 20 steps passes .1 with the 3rd at .5 (.04 + 3 x .023 = .109) and ends at .5
+        ("truncation", {"truncation_rate": 0.5}, 103, 0.5, 0.1),
+        # .3 - n x .0149 is below .03 from n = 19 (.0169) and ends at .002
+        ("entropy_low", {"entropy": 0.002}, 119, 0.002, 0.03),
+        # .3 + n x .0475 is above .6 from n = 7 and ends at 1.25
+        ("entropy_high", {"entropy": 1.25}, 107, 1.25, 0.6),
+        # .01 + n x .0245 is above .2 from n = 8 and ends at .5
+        ("log_ratio", {"log_ratio_mean": 0.5}, 108, 0.5, 0.2),
+        # 5 x .5 is the level: .5 + n x .375 is above 2.5 from n = 6 and ends at 8
+        ("grad_norm", {"grad_norm": 8.0}, 106, 8.0, 2.5),
+        # one evaluation says it
+        ("pass_rate", {"held_out": 0.1}, 101, 0.1, 0.15),
+    ],
+)
+def test_each_sign_by_hand(kind, changes, first, value, level):
+    (alarm,) = alarms(rows((100, {}), (20, changes)))
+    assert (alarm.kind, alarm.step, alarm.last_step) == (kind, first, 120)
+    assert (alarm.value, alarm.level) == (pytest.approx(value), pytest.approx(level))
+    assert alarm.advice == ADVICE[kind]
+    assert standing_alarms(rows((100, {}), (20, changes))) == [alarm]
+
+
+def test_an_alarm_ends_with_its_cause_and_a_second_one_is_its_own():
+    history = rows(
+        (40, {}), (10, {"truncation_rate": 0.5}), (40, {}), (10, {"truncation_rate": 0.5}), (40, {})
+    )
+    found = alarms(history)
+    # the 3rd step in 20 raises it; it stays until fewer than 3 are left in the window: up to step 50 + 17
+    assert [(alarm.step, alarm.last_step) for alarm in found] == [(43, 67), (93, 117)]
+    assert found[0].value == pytest.approx(0.04 + 10 * 0.023)
+    assert standing_alarms(history) == []
+    assert standing_alarms(rows((40, {}), (10, {"truncation_rate": 0.5}), (17, {}))) != []
+
+
+def test_one_odd_step_raises_none():
+    odd = {"truncation_rate": 1.0, "entropy": 3.0, "log_ratio_mean": 3.0, "grad_norm": 40.0}
+    assert alarms(rows((60, {}), (1, odd), (60, {}))) == []
+
+
+def test_one_step_a_hundred_times_as_steep_does():
+    (alarm,) = alarms(rows((60, {}), (1, {"grad_norm": 50.0}), (60, {})))
+    assert (alarm.kind, alarm.step, alarm.last_step) == ("grad_norm", 61, 80)
+    assert alarm.value == pytest.approx((19 * 0.5 + 50) / 20)
+
+
+def test_gradients_that_grow_slowly_are_no_spike():
+    growing = [(1, {"grad_norm": 0.5 * 1.01**step}) for step in range(300)]  # twenty times larger in the end
+    assert alarms(rows(*growing)) == []
+
+
+def test_the_pass_rate_is_held_against_the_best_evaluation_so_far():
+    risen = [(40, {"held_out": 0.2}), (40, {"held_out": 0.6})]
+    assert alarms(rows(*risen, (40, {"held_out": 0.46}))) == []
+    (alarm,) = alarms(rows(*risen, (40, {"held_out": 0.44})))
+    assert (alarm.kind, alarm.step, alarm.level) == ("pass_rate", 81, pytest.approx(0.45))
+
+
+def test_an_evaluation_counts_from_its_step_until_the_next():
+    evaluations = [
+        {"kind": "eval", "step": step, "pass_rate": rate} for step, rate in ((0, 0.5), (20, 0.3), (40, 0.5))
+    ]
+    steps = [row for row in rows((60, {})) if row["kind"] == "step"]
+    (alarm,) = alarms(
+        [*steps[:30], *evaluations[:2], *steps[30:50], evaluations[2], *steps[50:]]
+    )  # evaluations come late
+    assert (alarm.step, alarm.last_step) == (20, 39)
+    assert alarms(steps) == [] and standing_alarms([*steps, *evaluations]) == []
+
+
+def test_too_few_steps_say_nothing():
+    assert alarms(rows((19, {"truncation_rate": 0.9}))) == []
+    assert [alarm.step for alarm in alarms(rows((20, {"truncation_rate": 0.9})))] == [20]
+
+
+def test_a_step_whose_gradient_is_not_finite_is_an_alarm_at_once():
+    history = rows((3, {}), (1, NOTHING_TRAINED))
+    (alarm,) = standing_alarms(history)
+    assert (alarm.kind, alarm.step) == ("not_finite", 4)
+    assert str(alarm) == "not_finite 1 above 0 since step 4"
+    assert standing_alarms([*history, *rows((5, {}))[-1:]]) == [
+        alarm
+    ]  # an evaluation after it changes nothing
+
+
+def test_a_step_without_a_prompt_to_train_on_is_none_and_counts_in_no_mean():
+    empty = NOTHING_TRAINED | {"num_micro_batches": 0}
+    assert alarms(rows((30, {}), (30, empty), (30, {}))) == []
+    (alarm,) = alarms(rows((30, {}), *[(1, {"log_ratio_mean": 0.5}), (1, empty)] * 10))
+    # (5 x .5 + 10 x .01) / 15 = .173 at step 40, (6 x .5 + 9 x .01) / 15 = .206 at step 41; at the end only
+    # those of .5 count
+    assert (alarm.kind, alarm.step, alarm.value) == ("log_ratio", 41, pytest.approx(0.5))
+
+
+@given(
+    st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=300),
+    st.lists(st.integers(0, 299), max_size=5),
+)
+def test_gradient_spikes_against_a_plain_loop(norms, spikes):
+    for index in spikes:
+        norms[index:] = [500, *norms[index + 1 :]] if index < len(norms) else []
+    expected = set()
+    for end in range(20, len(norms) + 1):
+        window = [norm for norm in norms[end - 20 : end] if norm is not None]
+        before = [norm for norm in norms[max(0, end - 120) : end - 20] if norm is not None]
+        if window and len(before) >= 20 and sum(window) / len(window) > 5 * median(before):
+            expected.add(end)
+    history = [{"kind": "step", "step": step, "grad_norm": norm} for step, norm in enumerate(norms, 1)]
+    assert {step for alarm in alarms(history) for step in range(alarm.step, alarm.last_step + 1)} == expected
