@@ -8,35 +8,35 @@ RUN ?= runs/demo-seed0
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check sweep fit study
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-setup: .venv/.ready  ## make .venv with the CPU or GPU engines, by what the machine has; quick when nothing changed
+setup: .venv/.ready  ## make .venv, with the CPU or the GPU build of the engines as the machine is; quick when nothing changed
 
 .venv/.ready: setup.cfg setup.py tools/setup.sh
 	tools/setup.sh
 	@touch $@
 
-demo: setup  ## one ScaleRL run from nothing: data, base model, run, fit and plot (SEED=0)
+demo: setup  ## make data and a tiny base model, train one ScaleRL run, fit and plot it: [SEED=0]
 	SEED=$(SEED) tools/demo.sh
 
-test: setup  ## the whole test suite (ARGS="-k spool" for a part)
+test: setup  ## run the whole test suite, or a part: [ARGS="-k spool"]
 	$(PYTHON_BIN) -m pytest -x $(ARGS)
 
-check: setup  ## ruff, mypy, import contracts
+check: setup  ## run ruff, mypy and the import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-sweep: setup  ## AXIS=loss_type [SCALE=ablation] [SEEDS=3] [CLUSTER=slurm|local] [THROTTLE=8] [RETRY=1] [YES=1] [DRY_RUN=1]
+sweep: setup  ## run every point of an axis: AXIS=loss_type [SCALE=demo] [SEEDS=1] [CLUSTER=slurm|local] [THROTTLE=8] [RETRY=1] [YES=1] [DRY_RUN=1] [DIR=...] [ARGS=...]
 	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
 	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
 		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) $(if $(DIR),--dir "$(DIR)") \
 		$(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
 
-fit: setup  ## fit the sigmoid to a run and draw it: RUN=runs/demo-seed0
+fit: setup  ## fit the sigmoid to a run and draw it: [RUN=runs/demo-seed0]
 	$(PYTHON_BIN) -m scalerl fit $(RUN)
 
-study: setup  ## every recipe of six axes at demo scale, their curves and fits; continues an interrupted study [SEEDS=3] [STEPS=200]
+study: setup  ## run the 14 recipes of six axes at demo scale and fit their curves, or go on with it: [SEEDS=3] [STEPS=200]
 	SEEDS=$(or $(SEEDS),3) STEPS=$(or $(STEPS),200) tools/study.sh

@@ -5,15 +5,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
+command -v "$python" >/dev/null || {
+    echo "setup: there is no $python; install Python 3.11 or newer, or name one with PYTHON=/path/to/python3" >&2
+    exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "setup: $("$python" --version 2>&1) is too old, 3.11 or newer is needed; name another one with PYTHON=/path/to/python3" >&2
+    echo "setup: $python is $("$python" --version 2>&1), but 3.11 or newer is needed; name one with PYTHON=/path/to/python3" >&2
     exit 1
 }
 if [ -z "${EXTRA:-}" ]; then
     EXTRA=cpu
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then EXTRA=gpu; fi
 fi
-case $EXTRA in cpu | gpu) ;; *) echo "setup: EXTRA=$EXTRA, valid: cpu, gpu" >&2; exit 1 ;; esac
+case $EXTRA in cpu | gpu) ;; *) echo "setup: EXTRA=$EXTRA is no build; valid: cpu, gpu" >&2; exit 1 ;; esac
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade uv
