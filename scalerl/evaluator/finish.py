@@ -9,7 +9,7 @@ from typing import Any
 
 from scalerl.evaluator.best import keep_if_best
 from scalerl.evaluator.mean_at_k import summarise
-from scalerl.evaluator.parts import Part, Parts, merge_tallies
+from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.fence import check_attempt
 from scalerl.metrics.rows import post_row
 from scalerl.paths import RunPaths
@@ -30,13 +30,13 @@ def finish_oldest(parts: Parts) -> None:
         whole = parts.collect(request)
         if whole is not None:
             check_attempt(parts.paths, parts.attempt)
-            _answer(parts.paths, parts.attempt, request, merge(request, whole))
+            _answer(parts.paths, parts.attempt, request, evaluation_result(request, whole))
             parts.delete_answered()
 
 
-def merge(request: EvaluationRequest, parts: Sequence[Part]) -> dict[str, Any]:
+def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict[str, Any]:
     """The result as one evaluator of all prompts would have found it; evaluation_s is that of the slowest."""
-    tallies = merge_tallies(parts)
+    tallies = interleave_tallies(parts)
     return {
         "step": request.step,
         "policy_version": request.policy_version,

@@ -26,14 +26,14 @@ class Part:
     """Of every n-th held-out prompt, in their order."""
 
 
-def merge_tallies(parts: Sequence[Part]) -> list[PromptTally]:
+def interleave_tallies(parts: Sequence[Part]) -> list[PromptTally]:
     """All prompts in the order of the held-out file, from the parts 0 to n - 1."""
-    merged = {
+    by_position = {
         index + number * len(parts): tally
         for index, part in enumerate(parts)
         for number, tally in enumerate(part.tallies)
     }
-    return [merged[position] for position in range(len(merged))]
+    return [by_position[position] for position in range(len(by_position))]
 
 
 class Parts:

@@ -19,7 +19,7 @@ from scalerl.data.problem import Problem, load_problems
 from scalerl.fence import check_attempt
 from scalerl.files import read_json
 from scalerl.generator.follow import PolicyFollower, weights_are_there
-from scalerl.generator.group import Group
+from scalerl.generator.unfinished import UnfinishedGroup
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
@@ -122,7 +122,7 @@ class Generator:
         self._reward = partial(reward, penalty=_penalty(config.length))
         self._spool = Spool(paths.spool)
         self._waiting: deque[tuple[int, str]] = deque()
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, UnfinishedGroup] = {}
         self._reconcile_at_s = 0.0
         self._follower = PolicyFollower(paths, manifest)
         self._pool = start_verifier(config, problems.values())
@@ -197,7 +197,9 @@ class Generator:
                 )
             problem = self._problems[prompt_id]
             token_ids = self._prompts.encode(prompt_id, problem.prompt, problem.task)
-            self._groups[group] = Group(group=group, problem=problem, num_completions=num_completions)
+            self._groups[group] = UnfinishedGroup(
+                group=group, problem=problem, num_completions=num_completions
+            )
             for completion in range(num_completions):
                 self._sampler.submit((group, completion), token_ids)
 

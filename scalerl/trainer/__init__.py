@@ -6,7 +6,7 @@ objective.py   advantages, token weights, statistics of a batch
 packing.py     sequences -> rows -> micro-batches, the same number on every rank
 head.py        log-probabilities without the full logits
 engine.py      ZeRO-3: forward, backward, optimizer step, export (the only deepspeed import)
-progress.py    where the run is: step, cursor, admitted prompts, plateaus
+state.py       where the run is: step, cursor, admitted prompts, plateaus
 publisher.py   weights, manifest, evaluation requests
 checkpoint.py  all of it on disk, without pickle
 loop.py        the training loop

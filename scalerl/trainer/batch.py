@@ -12,7 +12,7 @@ from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
 from scalerl.spool.schema import Rollout, ShardError
 from scalerl.spool.shards import Spool
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 Group = list[Rollout]
 POLL_S = 0.02
@@ -82,7 +82,7 @@ class BatchReader:
         self.read_s = 0.0
         """Seconds spent reading shards for the last batch."""
 
-    def next(self, progress: Progress) -> list[Group] | None:
+    def next(self, state: TrainingState) -> list[Group] | None:
         """The groups of the next step in order, or None when the run is to stop. All ranks call it.
 
         Raises:
@@ -91,47 +91,45 @@ class BatchReader:
         self.read_s = 0.0
         found: dict[int, Group] = {}
         deadline_s = time.monotonic() + self._config.launch.wait_for_rollouts_s
-        message: dict[str, Any] = {"state": "waiting"}
-        while message["state"] == "waiting":
+        message: dict[str, Any] = {"news": "waiting"}
+        while message["news"] == "waiting":
             if self._rank == 0:
-                message = self._wait(progress, found, deadline_s)
+                message = self._wait(state, found, deadline_s)
             message = self._broadcast(message)
-        if message["state"] == "failed":
+        if message["news"] == "failed":
             raise TimeoutError(message["reason"])
-        if message["state"] == "stop":
+        if message["news"] == "stop":
             return None
-        return [found[group] if group in found else self._read_late(group) for group in progress.batch_groups]
+        return [found[group] if group in found else self._read_late(group) for group in state.batch_groups]
 
     def _broadcast(self, message: dict[str, Any]) -> dict[str, Any]:
         box = [message]
         dist.broadcast_object_list(box, src=0, group=self._control)
         return box[0]
 
-    def _wait(self, progress: Progress, found: dict[int, Group], deadline_s: float) -> dict[str, Any]:
+    def _wait(self, state: TrainingState, found: dict[int, Group], deadline_s: float) -> dict[str, Any]:
         """Rank 0: collect groups for a turn."""
         turn_s = time.monotonic() + TURN_S
         while True:
             if self._stopped():
-                return {"state": "stop"}
-            self._collect(progress, found)
-            if len(found) == progress.batch_prompts:
-                return {"state": "ready"}
+                return {"news": "stop"}
+            self._collect(state, found)
+            if len(found) == state.batch_prompts:
+                return {"news": "ready"}
             if time.monotonic() > deadline_s:
-                return {"state": "failed", "reason": self._missing(progress, found)}
+                return {"news": "failed", "reason": self._missing(state, found)}
             if time.monotonic() > turn_s:
-                return {"state": "waiting"}
+                return {"news": "waiting"}
             time.sleep(POLL_S)
 
-    def _collect(self, progress: Progress, found: dict[int, Group]) -> None:
-        groups = progress.batch_groups
+    def _collect(self, state: TrainingState, found: dict[int, Group]) -> None:
+        groups = state.batch_groups
         new = self._spool.present(groups.start, groups.stop) - found.keys()
         begin_s = time.monotonic()
         for index in sorted(new):
             try:
                 group = self._spool.read(index, as_arrays=True)
-                check_trainable(
-                    group, progress.admitted[index], progress.step, self._vocabulary_size, self._config
-                )
+                check_trainable(group, state.admitted[index], state.step, self._vocabulary_size, self._config)
                 found[index] = group
             except ShardError as error:
                 target = self._spool.quarantine(self._spool.path(index), str(error))
@@ -141,12 +139,12 @@ class BatchReader:
                 )
         self.read_s += time.monotonic() - begin_s
 
-    def _missing(self, progress: Progress, found: dict[int, Group]) -> str:
-        missing = [group for group in progress.batch_groups if group not in found]
+    def _missing(self, state: TrainingState, found: dict[int, Group]) -> str:
+        missing = [group for group in state.batch_groups if group not in found]
         owners = sorted({group % self._config.generator.num for group in missing})
         return (
             f"waited {self._config.launch.wait_for_rollouts_s:.0f} s (launch.wait_for_rollouts_s) for the groups {missing} of "
-            f"step {progress.step} in {self._spool.root}; they are owed by generators {owners}: see their logs and "
+            f"step {state.step} in {self._spool.root}; they are owed by generators {owners}: see their logs and "
             f"spool/quarantine"
         )
 

@@ -49,18 +49,18 @@ def save_checkpoint(
     engine: TrainingEngine,
     *,
     config: RunConfig,
-    progress: dict[str, Any],
+    training_state: dict[str, Any],
     write_model: Callable[[Path | None], None],
     attempt: int,
 ) -> None:
     """Write checkpoints/<step>/; all ranks call it, and the step must have none yet.
 
-    progress: Progress.state(). write_model: a collective that fills a folder, given on rank 0 only.
+    training_state: `TrainingState.to_json()`. write_model: a collective that fills a folder, given on rank 0 only.
 
     Raises:
         StaleAttempt: a newer attempt took the run folder over meanwhile; nothing is published.
     """
-    step = progress["step"]
+    step = training_state["step"]
     temporary = paths.checkpoints / f".{step:08d}.{attempt}.tmp"
     if engine.rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -78,7 +78,7 @@ def save_checkpoint(
             "signature": _signature(config, engine.world_size),
             "world_size": engine.world_size,
             "adam_step": engine.adam_step,
-            "progress": progress,
+            "progress": training_state,
             "bytes": _sizes(temporary),
         }
         write_json(temporary / "state.json", state)
@@ -170,7 +170,7 @@ class SavedState:
         self._folder = _folder(paths, step)
         self._rank, self._world_size = rank, world_size
         self._state = read_json(self._folder / "state.json")
-        self.progress: dict[str, Any] = self._state["progress"]
+        self.training_state: dict[str, Any] = self._state["progress"]
         self.model = self._folder / "model"
 
     def check(self, config: RunConfig) -> None:

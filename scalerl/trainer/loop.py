@@ -21,8 +21,8 @@ from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find
 from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
 from scalerl.trainer.objective import batch_statistics, training_sequences
 from scalerl.trainer.packing import pack
-from scalerl.trainer.progress import Progress
 from scalerl.trainer.publisher import Publisher
+from scalerl.trainer.state import TrainingState
 
 MAX_SKIPPED_STEPS = 3
 """Steps in a row that may be skipped for a loss or gradient that is not finite."""
@@ -37,14 +37,14 @@ class Trainer:
         control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
         code_ids = {problem.prompt_id for problem in problems if problem.task == "code"}
-        self.progress = Progress.begin(config, [problem.prompt_id for problem in problems], code_ids)
+        self.state = TrainingState.begin(config, [problem.prompt_id for problem in problems], code_ids)
         saved = self._newest_checkpoint(control)
         model = saved.model if saved else config.model.path
         self.engine = TrainingEngine(config, model, control)
         if saved:
-            self.progress.restore(saved.progress)
+            self.state.restore(saved.training_state)
             saved.restore(self.engine)
-        self.saved_step = self.progress.step if saved else -1
+        self.saved_step = self.state.step if saved else -1
         self.publisher = Publisher(self.paths, self.engine, model, attempt)
         vocabulary_size = self.engine.model.get_input_embeddings().num_embeddings
         self.stop = StopSignal()
@@ -78,23 +78,23 @@ class Trainer:
             TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over.
                 FloatingPointError: diverged.
         """
-        self.publisher.publish_policy(self.progress)
-        if self.progress.step == 0:
-            self.publisher.request_evaluation(self.progress)
+        self.publisher.publish_policy(self.state)
+        if self.state.step == 0:
+            self.publisher.request_evaluation(self.state)
         max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
         while (
-            self.progress.step < max_steps
-            and not self.progress.exhausted
+            self.state.step < max_steps
+            and not self.state.exhausted
             and (groups := self._next_groups()) is not None
         ):
             row = self._train(groups)
             self._publish()
             self._post(row)
             self._check_finite()
-            if self.progress.step % self.config.checkpoint.every_steps == 0:
+            if self.state.step % self.config.checkpoint.every_steps == 0:
                 self._checkpoint()
         self._checkpoint()
-        self.publisher.request_evaluation(self.progress)
+        self.publisher.request_evaluation(self.state)
         self.engine.barrier()
         self._say_end()
         return self.stop.requested
@@ -105,12 +105,12 @@ class Trainer:
             check_attempt(self.paths, self.attempt)
             write_json(
                 self.paths.end,
-                {"attempt": self.attempt, "step": self.progress.step, "exhausted": self.progress.exhausted},
+                {"attempt": self.attempt, "step": self.state.step, "exhausted": self.state.exhausted},
             )
 
     def _next_groups(self) -> list[Group] | None:
         begin_s = time.monotonic()
-        groups = self.reader.next(self.progress)
+        groups = self.reader.next(self.state)
         self.seconds["read_s"] = self.reader.read_s
         self.seconds["wait_s"] = time.monotonic() - begin_s - self.reader.read_s
         return groups
@@ -119,8 +119,8 @@ class Trainer:
         """One optimizer step, or none if no group is left; the row of the step. The policy version advances
         either way."""
         begin_s = time.monotonic()
-        progress, config = self.progress, self.config
-        row = batch_statistics(groups, progress.step) | {"learning_rate": progress.learning_rate}
+        state, config = self.state, self.config
+        row = batch_statistics(groups, state.step) | {"learning_rate": state.learning_rate}
         sequences, dropped = training_sequences(groups, config.algo)
         micro_batches = []
         statistics = None
@@ -132,10 +132,10 @@ class Trainer:
                 rank=self.rank,
                 world_size=self.engine.world_size,
             )
-            statistics = self.engine.train(micro_batches, progress.learning_rate)
-            progress.num_skipped = 0 if statistics.applied else progress.num_skipped + 1
+            statistics = self.engine.train(micro_batches, state.learning_rate)
+            state.num_skipped = 0 if statistics.applied else state.num_skipped + 1
         self._count_compute(sum(len(sequence.loss_positions) for sequence in sequences), groups)
-        progress.finish_step(groups, row["pass_rate"])
+        state.finish_step(groups, row["pass_rate"])
         self.seconds["train_s"] = time.monotonic() - begin_s
         return (
             row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
@@ -145,15 +145,15 @@ class Trainer:
         """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters, active ones
         of experts."""
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
-        self.progress.tokens += num_trained
-        self.progress.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
+        self.state.tokens += num_trained
+        self.state.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
 
     def _publish(self) -> None:
         begin_s = time.monotonic()
-        if self.progress.is_generation_policy:
-            self.publisher.publish_policy(self.progress)
-        if self.progress.step % self.config.evaluation.every_steps == 0:
-            self.publisher.request_evaluation(self.progress)
+        if self.state.is_generation_policy:
+            self.publisher.publish_policy(self.state)
+        if self.state.step % self.config.evaluation.every_steps == 0:
+            self.publisher.request_evaluation(self.state)
         self.seconds["publish_s"] = time.monotonic() - begin_s
 
     def _post(self, row: dict[str, Any]) -> None:
@@ -161,13 +161,13 @@ class Trainer:
         before this step."""
         check_attempt(self.paths, self.attempt)
         if self.rank == 0:
-            progress = self.progress
-            totals = {"epoch": progress.epoch, "tokens": progress.tokens, "flops": progress.flops}
-            totals["prompts_dropped_total"] = progress.stream.num_dropped
+            state = self.state
+            totals = {"epoch": state.epoch, "tokens": state.tokens, "flops": state.flops}
+            totals["prompts_dropped_total"] = state.stream.num_dropped
             head = {
                 "kind": "step",
-                "step": progress.step,
-                "policy_version": progress.step,
+                "step": state.step,
+                "policy_version": state.step,
                 "time_s": time.time(),
             }
             head["attempt"] = self.attempt
@@ -175,26 +175,26 @@ class Trainer:
         self.seconds = dict.fromkeys(self.seconds, 0.0)
 
     def _check_finite(self) -> None:
-        if self.progress.num_skipped >= MAX_SKIPPED_STEPS:
+        if self.state.num_skipped >= MAX_SKIPPED_STEPS:
             raise FloatingPointError(
-                f"loss or gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step {self.progress.step}: lower "
+                f"loss or gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step {self.state.step}: lower "
                 f"optimizer.learning_rate, or continue from an earlier checkpoint with other settings in a new --dir"
             )
 
     def _checkpoint(self) -> None:
         """Save this moment, unless that was done; then delete what no kept checkpoint needs."""
-        if self.saved_step == self.progress.step:
+        if self.saved_step == self.state.step:
             return
         begin_s = time.monotonic()
         save_checkpoint(
             self.paths,
             self.engine,
             config=self.config,
-            progress=self.progress.state(),
+            training_state=self.state.to_json(),
             write_model=self.publisher.write_model,
             attempt=self.attempt,
         )
-        self.saved_step = self.progress.step
+        self.saved_step = self.state.step
         if self.rank == 0:
             oldest_group = collect_old_checkpoints(self.paths, self.config.checkpoint.keep)
             # generators start what the manifest admits and the spool lacks: its window must stay

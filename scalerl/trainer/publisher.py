@@ -13,7 +13,7 @@ from scalerl.spool.admission import PolicyManifest, publish_manifest
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 from scalerl.spool.weights import collect_old_weights, publish_weights
 from scalerl.trainer.engine import TrainingEngine
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 KEEP_POLICIES = 2
 """Published policies that stay on disk: a generator may still be loading the one before the newest."""
@@ -47,23 +47,23 @@ class Publisher:
             (folder / name).write_bytes(content)
         self._engine.export(folder)
 
-    def publish_policy(self, progress: Progress) -> None:
-        """Publish the weights of this moment and the manifest that admits the groups of `progress`.
+    def publish_policy(self, state: TrainingState) -> None:
+        """Publish the weights of this moment and the manifest that admits the groups of `state`.
 
         Raises:
             StaleAttempt: a newer attempt owns the run folder.
         """
-        self._publish_weights(progress.step)
+        self._publish_weights(state.step)
         if self._engine.rank > 0:
             return
         _, name, sha256 = self._published
         manifest = PolicyManifest(
-            policy_version=progress.step,
+            policy_version=state.step,
             name=name,
             sha256=sha256,
-            next_group=progress.next_group,
-            batch_prompts=progress.batch_prompts,
-            admitted=list(progress.admitted.items()),
+            next_group=state.next_group,
+            batch_prompts=state.batch_prompts,
+            admitted=list(state.admitted.items()),
             attempt=self._attempt,
             published_s=time.time(),
         )
@@ -76,13 +76,13 @@ class Publisher:
         )  # the manifest's fsync may have taken its time, and others' weights must stay
         collect_old_weights(self._paths, self._names)
 
-    def request_evaluation(self, progress: Progress) -> None:
+    def request_evaluation(self, state: TrainingState) -> None:
         """Ask for the pass rate of the policy of this moment, unless it is known or asked for already.
 
         Raises:
             StaleAttempt: a newer attempt owns the run folder.
         """
-        self._publish_weights(progress.step)
+        self._publish_weights(state.step)
         step, name, sha256 = self._published
         if self._engine.rank > 0 or any(request.name == name for request in pending_evaluations(self._paths)):
             return
@@ -91,9 +91,9 @@ class Publisher:
             policy_version=step,
             name=name,
             sha256=sha256,
-            epoch=progress.epoch,
-            tokens=progress.tokens,
-            flops=progress.flops,
+            epoch=state.epoch,
+            tokens=state.tokens,
+            flops=state.flops,
             published_s=time.time(),
         )
         request_evaluation(self._paths, request)

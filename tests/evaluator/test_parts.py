@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from scalerl.evaluator import finish
-from scalerl.evaluator.finish import finish_oldest, merge
+from scalerl.evaluator.finish import evaluation_result, finish_oldest
 from scalerl.evaluator.mean_at_k import PromptTally, summarise
-from scalerl.evaluator.parts import Part, Parts, merge_tallies
+from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
@@ -217,7 +217,7 @@ def test_an_answer_cut_short_is_given_again_from_the_parts(paths, monkeypatch):
         assert second.next_request() is None, "nothing is sampled again"
     finish_oldest(first)
     result = read_json(paths.evaluations / "00000020.json")
-    assert result == merge(request, [Part(name=request.name, evaluation_s=1.0, tallies=TALLIES)])
+    assert result == evaluation_result(request, [Part(name=request.name, evaluation_s=1.0, tallies=TALLIES)])
     assert len(list(paths.inbox.iterdir())) == 1
 
 
@@ -227,7 +227,7 @@ def test_a_share_that_does_not_fit_the_others_is_an_error(paths):
         Part(name="x", evaluation_s=1.0, tallies=TALLIES[:3]),
     ]
     with pytest.raises(KeyError):
-        merge_tallies(parts)
+        interleave_tallies(parts)
 
 
 def test_a_part_survives_its_file(paths):

@@ -19,7 +19,7 @@ from scalerl.inference.engine import EngineOptions
 from scalerl.sweep.grid import grid
 from scalerl.trainer.head import HeadConfig, LogprobHead
 from scalerl.trainer.objective import training_sequences
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 PROMPT_IDS = [f"p{number}" for number in range(10)]
@@ -75,29 +75,29 @@ def num_trained(config: RunConfig) -> int:
 
 def admitted_batches(config: RunConfig, step: int) -> float:
     """Batches that may be generated once `step` optimizer steps are done."""
-    progress = Progress.begin(config, PROMPT_IDS)
+    state = TrainingState.begin(config, PROMPT_IDS)
     for _ in range(step):
-        for group in progress.batch_groups:
-            del progress.admitted[group]
-        progress.finish_step([], pass_rate=0.0)
-    return len(progress.admitted) / progress.batch_prompts
+        for group in state.batch_groups:
+            del state.admitted[group]
+        state.finish_step([], pass_rate=0.0)
+    return len(state.admitted) / state.batch_prompts
 
 
 def published(config: RunConfig) -> list[int]:
     """The first policies that generators load."""
-    progress = Progress.begin(config, PROMPT_IDS)
+    state = TrainingState.begin(config, PROMPT_IDS)
     versions = []
-    for progress.step in range(17):
-        if progress.is_generation_policy:
-            versions.append(progress.step)
+    for state.step in range(17):
+        if state.is_generation_policy:
+            versions.append(state.step)
     return versions[:3]
 
 
 def mastered_prompt_returns(config: RunConfig) -> bool:
-    progress = Progress.begin(config, PROMPT_IDS)
-    progress.stream.record("p3", 15, 16)
-    progress.stream.record("p4", 14, 16)  # .875, below .9
-    drawn = progress.stream.draw(30)
+    state = TrainingState.begin(config, PROMPT_IDS)
+    state.stream.record("p3", 15, 16)
+    state.stream.record("p4", 14, 16)  # .875, below .9
+    drawn = state.stream.draw(30)
     assert "p4" in drawn
     return "p3" in drawn
 
@@ -148,5 +148,5 @@ def effects(config: RunConfig) -> dict[str, object]:
         "heads": heads(config),
         "reward": reward_of(config, 13_000),
         "interrupted": thinking_budgets(config)[1] <= config.length.interruption_max_tokens,
-        "prompts": len(Progress.begin(config, PROMPT_IDS).batch_groups),
+        "prompts": len(TrainingState.begin(config, PROMPT_IDS).batch_groups),
     }

@@ -22,7 +22,7 @@ from scalerl.launch.preflight import check_inputs
 from scalerl.spool.schema import Rollout, ShardError
 from scalerl.sweep.grid import grid
 from scalerl.trainer.batch import check_trainable
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 AXES = sorted(path.stem for path in SWEEPS.glob("*.toml") if path.stem != "base")
 NAMES = """advantage_norm batch_size cispo_eps_max context_length curriculum dapo_eps generations_per_prompt gspo_scale length_control
@@ -186,7 +186,7 @@ def test_gspo_scale(name):
 )
 def test_completions_of_a_step(axis, completions):
     for name, config in points(axis).items():
-        prompts = len(Progress.begin(config, PROMPT_IDS).batch_groups)
+        prompts = len(TrainingState.begin(config, PROMPT_IDS).batch_groups)
         generations = completions[name] // prompts
         assert generations * prompts == completions[name]
         whole = [rollout(index) for index in range(generations)]
@@ -254,8 +254,8 @@ def test_the_mix_of_tasks():
     for name, share in (("math", 0.0), ("math_code", 0.3)):
         code = [prompt_id for prompt_id in ids if prompt_id.startswith("c") and share > 0]
         math_only = [prompt_id for prompt_id in ids if prompt_id.startswith("m")]
-        progress = Progress.begin(points("tasks")[name], math_only + code, code)
-        drawn = list(progress.admitted.values())
+        state = TrainingState.begin(points("tasks")[name], math_only + code, code)
+        drawn = list(state.admitted.values())
         assert sum(prompt_id.startswith("c") for prompt_id in drawn) == pytest.approx(
             share * len(drawn), abs=1
         )
@@ -278,5 +278,5 @@ def test_a_placeholder_is_refused_before_launch(axis, name, message, tmp_path, m
 def test_seeds_draw_prompts_in_orders_of_their_own():
     runs = grid([SWEEPS / "base.toml"], SWEEPS / "seed.toml", 1)
     assert [run.name for run in runs] == [f"seed-seed{seed}" for seed in range(5)]
-    orders = {tuple(Progress.begin(run.config, PROMPT_IDS).admitted.values())[:10] for run in runs}
+    orders = {tuple(TrainingState.begin(run.config, PROMPT_IDS).admitted.values())[:10] for run in runs}
     assert len(orders) == 5

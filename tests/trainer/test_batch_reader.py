@@ -16,7 +16,7 @@ from scalerl.spool.schema import SCHEMA, ShardError
 from scalerl.spool.shards import Spool
 from scalerl.trainer import batch
 from scalerl.trainer.batch import BatchReader
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +37,28 @@ def run(tmp_path, control):
     reader = BatchReader(
         paths, config, vocabulary_size=VOCABULARY, control=control, stopped=paths.stop.exists
     )
-    return paths, Progress.begin(config, [f"prompt-{number}" for number in range(9)]), reader
+    return paths, TrainingState.begin(config, [f"prompt-{number}" for number in range(9)]), reader
 
 
-def publish(paths, progress, group):
-    Spool(paths.spool).publish(make_group(group, progress.admitted[group], 0, 2))
+def publish(paths, state, group):
+    Spool(paths.spool).publish(make_group(group, state.admitted[group], 0, 2))
 
 
 def test_groups_come_in_order_whatever_the_order_of_arrival(run):
-    paths, progress, reader = run
+    paths, state, reader = run
     for group in (4, 2, 0, 1):  # 4 belongs to the next step
-        publish(paths, progress, group)
-    groups = reader.next(progress)
+        publish(paths, state, group)
+    groups = reader.next(state)
     assert [group[0].group for group in groups] == [0, 1, 2]
     assert [rollout.completion for rollout in groups[1]] == [0, 1]
 
 
 def test_arrays_hold_what_was_written(run):
-    paths, progress, reader = run
+    paths, state, reader = run
     for group in range(3):
-        publish(paths, progress, group)
-    (read, *_), *_ = reader.next(progress)
-    written = make_group(0, progress.admitted[0], 0, 2)[0]
+        publish(paths, state, group)
+    (read, *_), *_ = reader.next(state)
+    written = make_group(0, state.admitted[0], 0, 2)[0]
     for column in ("prompt_token_ids", "completion_token_ids", "loss_mask", "policy_versions"):
         assert getattr(read, column).tolist() == getattr(written, column)
     assert read.logprobs.tolist() == pytest.approx(written.logprobs)
@@ -67,37 +67,37 @@ def test_arrays_hold_what_was_written(run):
 
 def test_it_waits_for_the_last_group_over_several_turns(run, monkeypatch):
     monkeypatch.setattr(batch, "TURN_S", 0.05)
-    paths, progress, reader = run
-    publish(paths, progress, 0)
-    publish(paths, progress, 2)
-    timer = threading.Timer(0.4, publish, (paths, progress, 1))
+    paths, state, reader = run
+    publish(paths, state, 0)
+    publish(paths, state, 2)
+    timer = threading.Timer(0.4, publish, (paths, state, 1))
     timer.start()
-    assert [group[0].group for group in reader.next(progress)] == [0, 1, 2]
+    assert [group[0].group for group in reader.next(state)] == [0, 1, 2]
     timer.join()
 
 
 def test_the_stop_file_ends_the_wait(run):
-    paths, progress, reader = run
-    publish(paths, progress, 0)
+    paths, state, reader = run
+    publish(paths, state, 0)
     timer = threading.Timer(0.2, paths.stop.touch)
     timer.start()
-    assert reader.next(progress) is None
+    assert reader.next(state) is None
     timer.join()
 
 
 def test_the_stop_file_comes_before_a_batch_that_is_ready(run):
-    paths, progress, reader = run
+    paths, state, reader = run
     for group in range(3):
-        publish(paths, progress, group)
+        publish(paths, state, group)
     paths.stop.touch()
-    assert reader.next(progress) is None
+    assert reader.next(state) is None
 
 
 @pytest.mark.parametrize(("column", "values"), [("logprobs", [None, -1.0]), ("reward", None)])
 @pytest.mark.parametrize("as_arrays", [True, False])
 def test_a_shard_with_missing_values_is_refused(run, column, values, as_arrays):
-    paths, progress, _ = run
-    rows = [asdict(rollout) for rollout in make_group(0, progress.admitted[0], 0, 2)]
+    paths, state, _ = run
+    rows = [asdict(rollout) for rollout in make_group(0, state.admitted[0], 0, 2)]
     rows[1][column] = values
     path = Spool(paths.spool).path(0)
     path.parent.mkdir()

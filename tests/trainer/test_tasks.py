@@ -6,36 +6,34 @@ from fake_generator import make_group
 
 from scalerl.settings import build_config
 from scalerl.trainer.objective import batch_statistics
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 MATH, CODE = [f"math-{number}" for number in range(6)], [f"code-{number}" for number in range(3)]
 
 
-def begin(**changes) -> Progress:
+def begin(**changes) -> TrainingState:
     values = {
         "budget.max_steps": 9,
         "batch.prompts": 2,
         "off_policy.k": 1,
         "data.code_fraction": 0.25,
     } | changes
-    return Progress.begin(build_config(values), MATH + CODE, set(CODE))
+    return TrainingState.begin(build_config(values), MATH + CODE, set(CODE))
 
 
-def tasks(progress: Progress) -> str:
-    return "".join(prompt_id[0] for prompt_id in progress.admitted.values())
+def tasks(state: TrainingState) -> str:
+    return "".join(prompt_id[0] for prompt_id in state.admitted.values())
 
 
 def test_groups_are_admitted_at_the_ratio_and_a_restored_run_goes_on_with_it():
-    progress, restored = begin(), begin()
-    assert tasks(progress) == "mmmc"
+    state, restored = begin(), begin()
+    assert tasks(state) == "mmmc"
     for expected in ("mcmm", "mmmc", "mcmm"):
-        groups = [
-            make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups
-        ]
-        progress.finish_step(groups, 0.5)
-        assert tasks(progress) == expected
-        restored.restore(progress.state())
-        assert restored.admitted == progress.admitted
+        groups = [make_group(group, state.admitted[group], state.step, 2) for group in state.batch_groups]
+        state.finish_step(groups, 0.5)
+        assert tasks(state) == expected
+        restored.restore(state.to_json())
+        assert restored.admitted == state.admitted
     assert tasks(begin(seed=7)) == "mmmc"
     assert begin(seed=7).admitted != begin().admitted
 

@@ -100,8 +100,10 @@ class Worker:
                 engine.model.config.save_pretrained(folder)
             engine.export(folder)
 
-        progress = {"step": 2, "next_group": 8}
-        save_checkpoint(paths, engine, config=config, progress=progress, write_model=write_model, attempt=1)
+        state = {"step": 2, "next_group": 8}
+        save_checkpoint(
+            paths, engine, config=config, training_state=state, write_model=write_model, attempt=1
+        )
 
     def resumed(self, paths, config, name: str) -> None:
         saved = SavedState(paths, 2, rank=self.rank, world_size=self.world_size)

@@ -25,7 +25,7 @@ _SAVED = (
 
 
 @dataclass(kw_only=True)
-class Progress:
+class TrainingState:
     """step: optimizer steps done, the policy version. next_group: the first group not trained. tokens, flops:
     cumulative."""
 
@@ -50,7 +50,7 @@ class Progress:
     @classmethod
     def begin(
         cls, config: RunConfig, prompt_ids: Sequence[str], code_ids: Collection[str] = ()
-    ) -> "Progress":
+    ) -> "TrainingState":
         """The state before the first step, with its window admitted. code_ids: those of prompt_ids that are
         code problems."""
         algo, prompts = config.algo, config.batch.prompts
@@ -62,9 +62,9 @@ class Progress:
             drop_pass_rate=algo.curriculum_drop_pass_rate,
             code_fraction=config.data.code_fraction,
         )
-        progress = cls(config=config, stream=stream, batch_prompts=prompts, grown_batch_prompts=prompts)
-        progress._admit()
-        return progress
+        state = cls(config=config, stream=stream, batch_prompts=prompts, grown_batch_prompts=prompts)
+        state._admit()
+        return state
 
     @property
     def batch_groups(self) -> range:
@@ -123,14 +123,14 @@ class Progress:
         end = admit_until(self.config.off_policy, self.step, self.next_group, self.batch_prompts)
         self.admitted.update(enumerate(self.stream.draw(end - begin), begin))
 
-    def state(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """All of it as JSON."""
-        saved = {name: getattr(self, name) for name in _SAVED}
-        return saved | {"admitted": list(self.admitted.items()), "stream": self.stream.state()}
+        values = {name: getattr(self, name) for name in _SAVED}
+        return values | {"admitted": list(self.admitted.items()), "stream": self.stream.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`."""
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from `to_json()`."""
         for name in _SAVED:
-            setattr(self, name, state[name])
-        self.admitted = {group: prompt_id for group, prompt_id in state["admitted"]}
-        self.stream.restore(state["stream"])
+            setattr(self, name, saved[name])
+        self.admitted = {group: prompt_id for group, prompt_id in saved["admitted"]}
+        self.stream.restore(saved["stream"])

@@ -10,56 +10,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.settings import build_config
-from scalerl.trainer.progress import Progress
+from scalerl.trainer.state import TrainingState
 
 PROMPTS = [f"prompt-{number}" for number in range(50)]
 
 
-def begin(**changes) -> Progress:
+def begin(**changes) -> TrainingState:
     values = {"budget.max_steps": 9, "batch.prompts": 2, "batch.generations_per_prompt": 2, "off_policy.k": 2}
-    return Progress.begin(
+    return TrainingState.begin(
         build_config(values | {key.replace("__", "."): value for key, value in changes.items()}), PROMPTS
     )
 
 
-def advance(progress: Progress, pass_rate: float = 0.5) -> None:
-    groups = [
-        make_group(group, progress.admitted[group], progress.step, 2) for group in progress.batch_groups
-    ]
-    progress.finish_step(groups, pass_rate)
+def advance(state: TrainingState, pass_rate: float = 0.5) -> None:
+    groups = [make_group(group, state.admitted[group], state.step, 2) for group in state.batch_groups]
+    state.finish_step(groups, pass_rate)
 
 
 def test_pipeline_admits_k_batches_ahead():
-    progress = begin()
-    assert list(progress.admitted) == [0, 1, 2, 3, 4, 5]
-    advance(progress)
-    assert (progress.step, progress.next_group, list(progress.batch_groups)) == (1, 2, [2, 3])
-    assert list(progress.admitted) == [2, 3, 4, 5, 6, 7]
+    state = begin()
+    assert list(state.admitted) == [0, 1, 2, 3, 4, 5]
+    advance(state)
+    assert (state.step, state.next_group, list(state.batch_groups)) == (1, 2, [2, 3])
+    assert list(state.admitted) == [2, 3, 4, 5, 6, 7]
 
 
 def test_ppo_admits_a_phase_of_k_batches_at_a_time():
-    progress = begin(off_policy__mode="ppo_off_policy")
-    assert list(progress.admitted) == [0, 1, 2, 3]
-    advance(progress)
-    assert not progress.is_generation_policy
-    assert list(progress.admitted) == [2, 3]
-    advance(progress)
-    assert progress.is_generation_policy
-    assert list(progress.admitted) == [4, 5, 6, 7]
+    state = begin(off_policy__mode="ppo_off_policy")
+    assert list(state.admitted) == [0, 1, 2, 3]
+    advance(state)
+    assert not state.is_generation_policy
+    assert list(state.admitted) == [2, 3]
+    advance(state)
+    assert state.is_generation_policy
+    assert list(state.admitted) == [4, 5, 6, 7]
 
 
 def test_warm_up_by_hand():
-    progress = begin(optimizer__learning_rate=1.0, optimizer__warmup_steps=4)
+    state = begin(optimizer__learning_rate=1.0, optimizer__warmup_steps=4)
     rates = []
     for _ in range(6):
-        rates.append(progress.learning_rate)
-        advance(progress)
+        rates.append(state.learning_rate)
+        advance(state)
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert begin(optimizer__learning_rate=1.0, optimizer__warmup_steps=0).learning_rate == 1.0
 
 
 def test_a_plateau_lowers_the_learning_rate_and_doubles_the_batch_up_to_its_limit():
-    progress = begin(
+    state = begin(
         optimizer__learning_rate=1.0,
         optimizer__warmup_steps=0,
         optimizer__plateau_window_steps=2,
@@ -68,24 +66,24 @@ def test_a_plateau_lowers_the_learning_rate_and_doubles_the_batch_up_to_its_limi
     )
     seen = []
     for pass_rate in [0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9]:
-        advance(progress, pass_rate)
-        seen.append((progress.learning_rate, progress.batch_prompts))
+        advance(state, pass_rate)
+        seen.append((state.learning_rate, state.batch_prompts))
     # plateaus: after 6 steps (.7 against .7), then after 10 (1.8 against 1.8); in between two new windows
     # must fill
     assert seen == [(1.0, 2)] * 5 + [(0.5, 4)] * 4 + [(0.25, 6)]
-    assert list(progress.batch_groups) == list(range(28, 34))  # 6 steps of 2 and 4 of 4 before
+    assert list(state.batch_groups) == list(range(28, 34))  # 6 steps of 2 and 4 of 4 before
 
 
 def test_in_ppo_a_batch_grows_only_with_a_new_phase():
     changes = {"off_policy__mode": "ppo_off_policy", "off_policy__k": 3, "optimizer__plateau_window_steps": 2}
-    progress = begin(**changes, batch__max_prompts=4)
+    state = begin(**changes, batch__max_prompts=4)
     sizes = []
     for _ in range(6):
-        sizes.append(progress.batch_prompts)
-        advance(progress)
+        sizes.append(state.batch_prompts)
+        advance(state)
     assert sizes == [2, 2, 2, 2, 2, 2]  # the plateau of step 4 lies within the second phase
-    assert progress.batch_prompts == 4
-    assert len(progress.admitted) == 12
+    assert state.batch_prompts == 4
+    assert len(state.admitted) == 12
 
 
 @settings(deadline=None, max_examples=60)
@@ -97,74 +95,72 @@ def test_in_ppo_a_batch_grows_only_with_a_new_phase():
 )
 def test_no_group_is_ever_trained_more_than_the_bound_after_its_admission(mode, k, pass_rates, max_prompts):
     changes = {"off_policy__mode": mode, "off_policy__k": k, "optimizer__plateau_window_steps": 2}
-    progress = begin(**changes, batch__max_prompts=max_prompts)
-    oldest_version = dict.fromkeys(
-        progress.admitted, 0
-    )  # a generator starts a group the moment it is admitted
+    state = begin(**changes, batch__max_prompts=max_prompts)
+    oldest_version = dict.fromkeys(state.admitted, 0)  # a generator starts a group the moment it is admitted
     lags = []
     for pass_rate in pass_rates:
-        lags += [progress.step - oldest_version[group] for group in progress.batch_groups]
-        advance(progress, pass_rate)
-        oldest_version = {group: progress.step for group in progress.admitted} | oldest_version
+        lags += [state.step - oldest_version[group] for group in state.batch_groups]
+        advance(state, pass_rate)
+        oldest_version = {group: state.step for group in state.admitted} | oldest_version
     assert min(lags) >= 0
-    assert max(lags) <= progress.config.off_policy.max_off_policyness
+    assert max(lags) <= state.config.off_policy.max_off_policyness
 
 
 def test_restored_progress_goes_on_as_if_nothing_had_happened():
     changes = {"optimizer__plateau_window_steps": 2, "batch__max_prompts": 8, "data__train": ""}
-    progress = begin(**changes)
+    state = begin(**changes)
     for pass_rate in (0.5, 0.5, 0.4):
-        advance(progress, pass_rate)
-    progress.tokens, progress.flops, progress.num_skipped = 7, 1e9, 1
-    state = json.loads(json.dumps(progress.state()))
+        advance(state, pass_rate)
+    state.tokens, state.flops, state.num_skipped = 7, 1e9, 1
+    saved = json.loads(json.dumps(state.to_json()))
     other = begin(**changes)
-    other.restore(state)
-    assert other.state() == progress.state()
-    for each in (progress, other):
+    other.restore(saved)
+    assert other.to_json() == state.to_json()
+    for each in (state, other):
         for pass_rate in (0.3, 0.3, 0.3):
             advance(each, pass_rate)
-    assert other.state() == progress.state()
+    assert other.to_json() == state.to_json()
     assert other.batch_prompts == 4
 
 
 def test_groups_are_trained_in_order_and_once():
-    progress = begin(batch__max_prompts=4, optimizer__plateau_window_steps=2)
+    state = begin(batch__max_prompts=4, optimizer__plateau_window_steps=2)
     trained = []
     for _ in range(8):
-        trained += progress.batch_groups
-        advance(progress)
+        trained += state.batch_groups
+        advance(state)
     assert all(second == first + 1 for first, second in pairwise(trained))
     assert trained[0] == 0
 
 
 @pytest.mark.parametrize("curriculum", ["uniform", "no_positive_resampling"])
 def test_mastered_prompts_leave_later_epochs(curriculum):
-    progress = Progress.begin(
+    state = TrainingState.begin(
         build_config(
             {"budget.max_steps": 9, "batch.prompts": 2, "off_policy.k": 1, "algo.curriculum": curriculum}
         ),
         PROMPTS[:6],
     )
-    mastered = progress.admitted[1]  # make_group: group 1 of 2 completions is all correct
-    advance(progress)
+    mastered = state.admitted[1]  # make_group: group 1 of 2 completions is all correct
+    advance(state)
     later = []
     for _ in range(11):
-        later += [progress.admitted[group] for group in progress.batch_groups]
+        later += [state.admitted[group] for group in state.batch_groups]
         groups = [
-            make_group(4 * group, progress.admitted[group], 0, 2) for group in progress.batch_groups
+            make_group(4 * group, state.admitted[group], 0, 2) for group in state.batch_groups
         ]  # all wrong
-        for group, index in zip(groups, progress.batch_groups, strict=True):
+        for group, index in zip(groups, state.batch_groups, strict=True):
             object.__setattr__(group[0], "group", index)
-        progress.finish_step(groups, 0.0)
+        state.finish_step(groups, 0.0)
     assert (mastered in later) == (curriculum == "uniform")
-    assert progress.stream.num_dropped == (curriculum == "no_positive_resampling")
+    assert state.stream.num_dropped == (curriculum == "no_positive_resampling")
 
 
 def test_the_run_ends_when_every_prompt_is_mastered():
-    progress = begin()
+    state = begin()
     for prompt_id in PROMPTS:
-        progress.stream.record(prompt_id, 100, 100)
-    while not progress.exhausted:
-        advance(progress)
-    assert progress.step == 3  # the six groups admitted at the start
-    assert progress.admitted == {}
+        state.stream.record(prompt_id, 100, 100)
+    while not state.exhausted:
+        advance(state)
+    assert state.step == 3  # the six groups admitted at the start
+    assert state.admitted == {}

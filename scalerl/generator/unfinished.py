@@ -12,7 +12,7 @@ from scalerl.verify.answers import Verdict
 
 
 @dataclass(kw_only=True)
-class Group:
+class UnfinishedGroup:
     """`completions` and `verdicts` are by index in the group; the index is filled when the completion
     finished."""
 
