@@ -6,7 +6,7 @@ SEED ?= 0
 RUN ?= runs/demo-seed0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep fit study
+.PHONY: help setup demo test test-fast check sweep fit study
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -20,8 +20,11 @@ setup: .venv/.ready  ## make .venv, with the CPU or the GPU build of the engines
 demo: setup  ## make data and a tiny base model, train one ScaleRL run, fit and plot it: [SEED=0]
 	SEED=$(SEED) tools/demo.sh
 
-test: setup  ## run the whole test suite, or a part: [ARGS="-k spool"]
+test: setup  ## run the whole test suite, fast tests first, or a part: [ARGS="-k spool"]
 	$(PYTHON_BIN) -m pytest -x $(ARGS)
+
+test-fast: setup  ## run the tests that need no engine, Slurm, sandbox or browser: under four minutes
+	$(PYTHON_BIN) -m pytest -x -m "not engine and not slurm and not sandbox and not browser" $(ARGS)
 
 check: setup  ## run ruff, mypy and the import contracts
 	.venv/bin/ruff check .

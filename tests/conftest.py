@@ -2,6 +2,7 @@
 the test."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,14 +32,44 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("developer", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
-SLOWER = ("trainer", "inference", "evaluator", "generator", "e2e", "slurm")
-"""Folders whose tests start engines, the slowest last."""
+MARKS_OF_FOLDERS = {"e2e": "engine", "slurm": "slurm"}
+MARKS_OF_FIXTURES = {
+    "open_engine": "engine",
+    "inputs": "engine",
+    "bubblewrap": "sandbox",
+    "browser": "browser",
+}
+"""What makes a test slow, where its folder or a fixture says so; elsewhere a test says it itself."""
+SLOWER = ("browser", "sandbox", "engine", "slurm")
+"""The marks of tests that are not fast (setup.cfg says what each means), the slowest last."""
+FOLDERS_OF_ENGINES = ("trainer", "inference", "evaluator", "generator", "e2e")
+"""The order among tests that start engines."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, so that `-x` ends early."""
-    folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
-    items.sort(key=lambda item: SLOWER.index(folders[item]) + 1 if folders[item] in SLOWER else 0)
+    """Mark what is slow, and put fast tests first, so that `-x` ends early."""
+    for item in items:
+        for mark in _marks(item):
+            item.add_marker(mark)
+    items.sort(key=_slowness)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def _marks(item: pytest.Item) -> set[str]:
+    fixtures = getattr(item, "fixturenames", ())
+    marks = {mark for fixture, mark in MARKS_OF_FIXTURES.items() if fixture in fixtures}
+    return marks | {mark for folder, mark in MARKS_OF_FOLDERS.items() if folder == _folder(item)}
+
+
+def _slowness(item: pytest.Item) -> tuple[int, int]:
+    mark = max(
+        (SLOWER.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in SLOWER), default=0
+    )
+    folder = _folder(item)
+    return mark, FOLDERS_OF_ENGINES.index(folder) if folder in FOLDERS_OF_ENGINES else 0
 
 
 @pytest.fixture
@@ -49,11 +80,20 @@ def paths(tmp_path) -> RunPaths:
 
 @pytest.fixture(scope="session")
 def bubblewrap() -> None:
-    """For tests that run programs in the real sandbox: it works here."""
+    """Make sure that the real sandbox, in which a test runs programs, works here."""
     try:
         Sandbox(Limits())
     except ValueError as error:
         leave_out(f"apt-get install bubblewrap: {error}", "of programs in their sandbox")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """Return the path of chromium."""
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, found), None) or leave_out(
+        "there is no chromium (apt-get install chromium)", "of the report in a browser"
+    )
 
 
 @pytest.fixture(scope="session")

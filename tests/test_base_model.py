@@ -96,6 +96,7 @@ def test_the_gradient_of_pieces_is_that_of_the_whole_batch(monkeypatch):
         torch.testing.assert_close(piece, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.engine
 def test_it_learns():
     torch.manual_seed(0)
     model = build_model(hidden_size=64, num_layers=2, tie_embeddings=True)

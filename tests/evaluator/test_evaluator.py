@@ -136,6 +136,7 @@ def test_asked_to_stop_it_leaves_the_request_open(make_run, make_evaluator, monk
     assert not list(trainer.paths.inbox.iterdir())
 
 
+@pytest.mark.engine
 def test_as_a_process(make_run):
     trainer = make_run(**SETTINGS)
     trainer.publish(0, range(0, 4))
@@ -162,6 +163,7 @@ def test_as_a_process(make_run):
         process.wait()
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("suffix", [".parquet", ".json"])
 def test_evaluate_a_model_outside_a_run(make_run, tmp_path, suffix):
     trainer = make_run()

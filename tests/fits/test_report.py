@@ -3,18 +3,12 @@ network."""
 
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
-from left_out import leave_out
 
 from scalerl.fits.batch import fit_all
 from scalerl.fits.records import Options
-
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 
 PROBE = """
 <script>
@@ -58,12 +52,10 @@ def test_page_is_self_contained_and_escaped(report):
     assert "Ranking: loss" in text and "P(row&#x27;s ceiling is above column&#x27;s): loss" in text
 
 
-def test_page_works_in_a_browser(report, tmp_path):
-    if BROWSER is None:
-        leave_out("there is no chromium (apt-get install chromium)", "of the report in a browser")
+def test_page_works_in_a_browser(report, browser, tmp_path):
     probe = tmp_path / "probe.html"
     probe.write_text(report.read_text().replace("</body>", PROBE))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += ["--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -9,6 +9,8 @@ import time
 import psutil
 import pytest
 
+pytestmark = pytest.mark.engine
+
 START = "from pathlib import Path; import sys; from scalerl.generator import run_generator; "
 START += "run_generator(Path(sys.argv[1]), index=int(sys.argv[2]), attempt=1)"
 

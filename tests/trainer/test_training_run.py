@@ -30,6 +30,8 @@ from scalerl.spool.admission import read_manifest
 from scalerl.spool.evaluations import pending_evaluations
 from scalerl.spool.weights import hash_weights
 
+pytestmark = pytest.mark.engine
+
 PROMPTS, COMPLETIONS, STEPS = 4, 4, 4
 TRAINER = "import sys; from pathlib import Path; from scalerl.trainer import run_trainer; "
 TRAINER += "run_trainer(Path(sys.argv[1]), rank=int(sys.argv[2]), attempt=1)"

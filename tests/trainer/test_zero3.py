@@ -20,6 +20,8 @@ from zero3_cases import (
 
 from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
