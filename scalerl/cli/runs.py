@@ -100,9 +100,9 @@ def add_status(commands) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from scalerl.sweep.status import show
+    from scalerl.sweep.status import print_report
 
-    show(arguments.folder, arguments.watch)
+    print_report(arguments.folder, arguments.watch)
 
 
 def add_doctor(commands) -> None:

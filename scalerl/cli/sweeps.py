@@ -43,7 +43,7 @@ def add_sweep(commands) -> None:
 def _sweep(arguments: argparse.Namespace) -> int:
     from scalerl.cluster.site import load_site
     from scalerl.sweep.grid import grid, scale_file
-    from scalerl.sweep.launcher import Sweep, launch, on_slurm
+    from scalerl.sweep.launcher import Sweep, launch, use_slurm
 
     if arguments.throttle is not None and arguments.throttle < 1:
         raise ValueError(
@@ -59,7 +59,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         runs={point.name: point.config for point in points},
         site=site,
         site_file=arguments.site,
-        on_slurm=on_slurm(arguments.cluster),
+        on_slurm=use_slurm(arguments.cluster),
         throttle=arguments.throttle,
         retry=arguments.retry,
     )
@@ -120,9 +120,9 @@ def add_extend(commands) -> None:
 def _extend(arguments: argparse.Namespace) -> int:
     from scalerl.cluster.site import load_site
     from scalerl.sweep.extend import extend_here, extend_on_slurm, plan_extension
-    from scalerl.sweep.launcher import confirm, on_slurm
+    from scalerl.sweep.launcher import confirm, use_slurm
 
-    site = load_site(arguments.site) if on_slurm(arguments.cluster) else None
+    site = load_site(arguments.site) if use_slurm(arguments.cluster) else None
     plan = plan_extension(
         arguments.folder,
         arguments.to,

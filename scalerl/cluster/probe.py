@@ -1,5 +1,4 @@
-"""The part of `scalerl doctor` that runs on nodes: python -m scalerl.cluster.probe FOLDER, as two tasks of
-one srun step.
+"""The part of `scalerl doctor` that runs on nodes: two tasks of one srun step, each this module with FOLDER.
 
 Each task prints JSON lines: its clock several times, then a ProbeReport. What it waits for in vain it raises.
 """
@@ -19,6 +18,7 @@ from scalerl.files import read_json, temporary_name, write_json, write_text
 INVITATION = "invitation"
 """The file that the login node wrote into the folder before it started the tasks."""
 DEADLINE_S = 60.0
+"""How long a task waits for a file."""
 NUM_CLOCKS = 10
 NUM_ROUNDS = 5
 NUM_VERSIONS = 40
@@ -34,15 +34,15 @@ class ProbeReport:
     visible_s: float
     """The longest that a new file of this node took to be seen by the other and answered."""
     torn: list[str]
-    """Reads of a file that was being replaced which gave neither the old nor the new one whole; "": none."""
+    """Errors of reads that gave neither the old nor the new version of a file being replaced."""
     won: int
-    """Of NUM_CONTESTS names that both nodes tried to take by a hard link."""
+    """How many of NUM_CONTESTS names, which both nodes tried to take by a hard link, this one got."""
     versions: dict[str, str | None]
-    """Of the engines, as checks.engine_versions."""
+    """Versions of the engines, as checks.engine_versions returns them."""
 
 
 def probe(folder: Path, rank: int, node: str) -> ProbeReport:
-    """One of two tasks, of rank 0 and 1, that work on the folder at the same time.
+    """Work on the folder as one of two tasks, of rank 0 and 1, at the same time.
 
     Raises:
         TimeoutError: a file of the login node or of the other task does not show.
@@ -57,7 +57,11 @@ def probe(folder: Path, rank: int, node: str) -> ProbeReport:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> float:
-    """How many seconds it took."""
+    """Wait until the condition holds; return how many seconds it took.
+
+    Raises:
+        TimeoutError: it does not within DEADLINE_S; the message begins with `what`.
+    """
     start_s = time.monotonic()
     while not condition():
         if time.monotonic() - start_s > DEADLINE_S:
@@ -67,8 +71,10 @@ def wait_for(condition: Callable[[], bool], what: str) -> float:
 
 
 def _exchange(folder: Path, rank: int, node: str) -> float:
-    """Write a file, wait for the other task's, and again; the longest wait after the first, which waits for
-    the other's start."""
+    """Write a file and wait for the other task's, several times; return the longest wait in seconds.
+
+    The first wait does not count: it is for the other's start.
+    """
     waits_s = []
     for number in range(NUM_ROUNDS):
         write_text(folder / f"round-{number}-{rank}", node)
@@ -79,7 +85,7 @@ def _exchange(folder: Path, rank: int, node: str) -> float:
 
 
 def _replace_and_read(folder: Path, rank: int) -> list[str]:
-    """Replace one's own file over and over while reading the other's."""
+    """Replace one's own file over and over while reading the other's; return the errors of torn reads."""
     mine, theirs = (folder / f"replaced-{number}.json" for number in (rank, 1 - rank))
     torn = []
     for version in range(NUM_VERSIONS):
@@ -97,7 +103,7 @@ def _replace_and_read(folder: Path, rank: int) -> list[str]:
 
 
 def _take(name: Path) -> bool:
-    """Whether this task is the one that gets the name, as with the shards of the spool."""
+    """Take a name by a hard link, as a shard of the spool does; say whether this task is the one that got it."""
     temporary = temporary_name(name)
     temporary.touch()
     try:
@@ -110,6 +116,7 @@ def _take(name: Path) -> bool:
 
 
 def main(folder: Path) -> None:
+    """Print the clock of this node several times, then its report."""
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     for _ in range(NUM_CLOCKS):
         print(json.dumps({"node": node, "clock_s": time.time()}), flush=True)

@@ -138,8 +138,8 @@ def parse_time(text: str) -> float | None:
         return None
 
 
-def show(*what: str) -> dict[str, str]:
-    """The fields of `scontrol show <what>` for one entity, such as show("job", "12").
+def describe(*what: str) -> dict[str, str]:
+    """The fields of `scontrol show <what>` for one entity, such as describe("job", "12").
 
     Raises:
         SlurmError: scontrol failed, or knows no such thing.
@@ -147,8 +147,8 @@ def show(*what: str) -> dict[str, str]:
     return _fields(call("scontrol", "--oneliner", "show", *what))
 
 
-def show_all(kind: str) -> list[dict[str, str]]:
-    """The fields of every entity of a kind, such as show_all("partition").
+def describe_all(kind: str) -> list[dict[str, str]]:
+    """The fields of every entity of a kind, such as describe_all("partition").
 
     Raises:
         SlurmError: scontrol failed.
@@ -273,7 +273,7 @@ def ending(job_id: str, restarts: int) -> str | None:
     Raises:
         SlurmError: scontrol failed.
     """
-    fields = show("job", job_id)
+    fields = describe("job", job_id)
     if int(fields["Restarts"]) != restarts:
         return "REQUEUED"
     if fields["JobState"] != "RUNNING":

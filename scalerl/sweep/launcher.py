@@ -19,7 +19,7 @@ from scalerl.paths import RunPaths
 from scalerl.run_folder import check_run_folder, read_config, save_config
 from scalerl.sweep.forecast import Forecast, forecast_sweep, measured_rates
 from scalerl.sweep.states import RunState, sweep_states
-from scalerl.sweep.submission import job_shape, resolve_submissions, submit
+from scalerl.sweep.submission import resolve_submissions, submit
 from scalerl.sweep.submissions import last_submissions, read_submissions, sweep_lock
 
 
@@ -43,7 +43,7 @@ class Sweep:
         return RunPaths(self.dir / name)
 
 
-def on_slurm(cluster: str | None) -> bool:
+def use_slurm(cluster: str | None) -> bool:
     """Whether to submit: as the user says, else wherever Slurm is installed.
 
     Raises:
@@ -130,7 +130,7 @@ def _devices(config: RunConfig, sweep: Sweep) -> int:
     """Devices that a run holds, idle ones included."""
     if not sweep.on_slurm:
         return num_devices(config)
-    shape = job_shape(config, sweep.site)
+    shape = sweep.site.slurm.shape(num_devices(config))
     return shape.nodes * (shape.gpus_per_node or shape.cpus_per_node)
 
 

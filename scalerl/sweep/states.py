@@ -121,7 +121,7 @@ def run_state(
     by_hand = told.get("job_id") if told else None  # submitted with slurm/*.sh
     if by_hand and not (queue and job_id in queue):
         job_id = by_hand if job_id is None or (queue and by_hand in queue) else job_id
-    state, reason, vanished = _judge(paths, job_id, queue, told)
+    state, reason, vanished = _decide(paths, job_id, queue, told)
     return RunState(
         name=paths.root.name,
         paths=paths,
@@ -133,7 +133,7 @@ def run_state(
     )
 
 
-def _judge(
+def _decide(
     paths: RunPaths, job_id: str | None, queued: dict[str, QueuedJob] | None, told: dict | None
 ) -> tuple[State, str, bool]:
     """(state, reason, vanished). told: status.json, if it was written since the job was submitted."""

@@ -49,7 +49,7 @@ def status_report(path: Path, width: int | None = None) -> str:
     return run_details(states[0]) if RunPaths(path).config.exists() else sweep_table(states, width)
 
 
-def show(path: Path, every_s: float | None) -> None:
+def print_report(path: Path, every_s: float | None) -> None:
     """Print the report; with `every_s` again and again in its place, until Ctrl-C."""
     terminal = sys.stdout.isatty()
     with suppress(KeyboardInterrupt):

@@ -1,23 +1,23 @@
 """Runs to Slurm: one Submitit array for all runs that need the same nodes, cut to the cluster's MaxArraySize.
- Submitit writes the batch script and calls sbatch; the command of a task is our own (scalerl.sweep.job),
-which needs nothing but the record that was written before. Submitit's own command reads a pickle that is put
-in its place only after sbatch has answered: a launcher that died in between would lose every task. With
-`exec` the task's Python takes the place of the shell, so that it gets the warning before the time limit
-itself.
+
+Submitit writes the batch script and calls sbatch; the command of a task is our own (sweep/job.py), which needs
+nothing but the record that was written before. Submitit's own command reads a pickle that is put in its place
+only after sbatch has answered: a launcher that died in between would lose every task. With `exec` the task's
+Python takes the place of the shell, so that it gets the warning before the time limit itself.
 """
 
-import math
 import re
 import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from scalerl.cluster.site import SiteConfig
+from scalerl.cluster.site import JobShape, Options, SiteConfig
 from scalerl.cluster.slurm import SlurmError, call, settings
 from scalerl.config import RunConfig
 from scalerl.launch.processes import num_devices
@@ -31,33 +31,8 @@ from scalerl.sweep.submissions import (
 )
 
 SETTLE_S = 5.0
-"""An sbatch that outlived its launcher has reached Slurm after this; should it not have, its tasks find no
-record and end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobShape:
-    """The nodes of one run: whole ones, or a share of a single one."""
-
-    nodes: int
-    gpus_per_node: int
-    cpus_per_node: int
-    mem_gb_per_node: float
-    """0: all memory."""
-
-
-def job_shape(config: RunConfig, site: SiteConfig) -> JobShape:
-    """The nodes a run takes at this site."""
-    slurm = site.slurm
-    devices = num_devices(config)
-    nodes = math.ceil(devices / slurm.devices_per_node)
-    share = min(1.0, devices / slurm.devices_per_node)
-    return JobShape(
-        nodes=nodes,
-        gpus_per_node=min(devices, slurm.gpus_per_node),
-        cpus_per_node=math.ceil(slurm.cpus_per_node * share),
-        mem_gb_per_node=round(slurm.mem_gb_per_node * share, 3),
-    )
+"""How long an sbatch that outlived its launcher may take to reach Slurm; should it take longer, its tasks find
+no record and end."""
 
 
 def submit(
@@ -68,69 +43,48 @@ def submit(
     throttle: int | None = None,
     site_file: Path | None = None,
 ) -> list[Submission]:
-    """Submit the run folders `runs` (name -> config) of a sweep and return at once. The caller holds the
-    sweep's lock.
+    """Submit the run folders `runs` (name -> config) of a sweep and return at once.
 
-    throttle: runs at once, over all the arrays of this call; None: as many as Slurm starts. site_file: of
-    `site`, where it was
-    named: the jobs read it too.
+    The caller holds the sweep's lock. throttle: runs at once, over all the arrays of this call; None: as many
+    as Slurm starts. site_file: the file of `site`, where it was named: the jobs read it too.
 
     Raises:
         SlurmError: sbatch refused an array: it has no record, those before it stay submitted.
     """
     shapes: dict[JobShape, list[str]] = {}
     for name, config in runs.items():
-        shapes.setdefault(job_shape(config, site), []).append(name)
+        shapes.setdefault(site.slurm.shape(num_devices(config)), []).append(name)
     max_array = max(1, int(settings().get("MaxArraySize", "1001")))
     chunks = [
         (shape, names[start : start + max_array])
         for shape, names in shapes.items()
         for start in range(0, len(names), max_array)
     ]
-    # arrays that share a throttle run side by side in as many lanes as it allows; in a lane one follows the
-    # other
+    # Slurm's throttle is of one array. Arrays that share ours run side by side in as many lanes as it allows,
+    # each with its part of it; in a lane one array follows the other.
     lanes = min(throttle or len(chunks), len(chunks))
     submitted: list[Submission] = []
     for number, (shape, names) in enumerate(chunks):
         at_once = len(names) if throttle is None else throttle // lanes + (number % lanes < throttle % lanes)
-        parameters = _parameters(shape, site, site_file) | {"array_parallelism": at_once}
+        options = site.job_options(shape)
         if number >= lanes:
-            parameters["dependency"] = f"afterany:{submitted[number - lanes].job_id}"
-        submitted.append(_submit_array(sweep_dir, names, parameters))
+            options["dependency"] = f"afterany:{submitted[number - lanes].job_id}"
+        parameters = {"setup": _setup(site, site_file), "array_parallelism": at_once}
+        submitted.append(_submit_array(sweep_dir, names, options, parameters))
     return submitted
 
 
-def _parameters(shape: JobShape, site: SiteConfig, site_file: Path | None) -> dict:
-    """Of Submitit's SlurmExecutor, beside those of one array."""
-    slurm = site.slurm
-    gpu_type = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
+def _setup(site: SiteConfig, site_file: Path | None) -> list[str]:
+    """Return the shell lines before the command of a task."""
+    named = [f"export SCALERL_SITE={shlex.quote(str(site_file.absolute()))}"] if site_file else []
     # the shell ignores the warning, which would end it, until Python takes its place
-    setup = [
-        "trap '' USR1",
-        *([f"export SCALERL_SITE={shlex.quote(str(site_file.absolute()))}"] if site_file else []),
-    ]
-    parameters = {
-        "partition": slurm.partition or None,
-        "account": slurm.account or None,
-        "qos": slurm.qos or None,
-        "time": slurm.time_limit_min,
-        "nodes": shape.nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": shape.cpus_per_node,
-        "gpus_per_node": f"{gpu_type}{shape.gpus_per_node}" if shape.gpus_per_node else None,
-        "mem": f"{math.ceil(shape.mem_gb_per_node * 1024)}M" if shape.mem_gb_per_node else "0",
-        "setup": [*setup, *slurm.setup],
-        "use_srun": False,
-        "stderr_to_stdout": True,
-        "wckey": None,
-    }
-    return parameters | {
-        "additional_parameters": {"requeue": True, "signal": f"B:USR1@{site.steps.warning_s:.0f}"}
-        | slurm.sbatch
-    }
+    return ["trap '' USR1", *named, *site.slurm.setup]
 
 
-def _submit_array(sweep_dir: Path, names: list[str], parameters: dict) -> Submission:
+def _submit_array(
+    sweep_dir: Path, names: list[str], options: Options, parameters: dict[str, Any]
+) -> Submission:
+    """Write the record of an array, submit it, and write its job id into the record."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     earlier = read_submissions(sweep_dir)
@@ -144,7 +98,7 @@ def _submit_array(sweep_dir: Path, names: list[str], parameters: dict) -> Submis
     )
     write_submission(sweep_dir, submission)
     try:
-        job_id = _sbatch(sweep_dir, submission, parameters)
+        job_id = _sbatch(sweep_dir, submission, options, parameters)
     except (FailedJobError, FailedSubmissionError, SlurmError) as error:
         discard_submission(sweep_dir, submission)
         raise SlurmError(f"sbatch refused {len(names)} runs from {names[0]} on: {error}") from None
@@ -153,8 +107,8 @@ def _submit_array(sweep_dir: Path, names: list[str], parameters: dict) -> Submis
     return submission
 
 
-def _sbatch(sweep_dir: Path, submission: Submission, parameters: dict) -> str:
-    """Write the batch script and submit it; returns the job id."""
+def _sbatch(sweep_dir: Path, submission: Submission, options: Options, parameters: dict[str, Any]) -> str:
+    """Write the batch script and submit it; return the job id."""
     from submitit import SlurmExecutor
 
     num_runs = len(submission.runs)
@@ -162,9 +116,14 @@ def _sbatch(sweep_dir: Path, submission: Submission, parameters: dict) -> str:
     folder.mkdir()
     executor = SlurmExecutor(folder)
     log = f"{str(folder).replace('%', '%%')}/{'%A_%a' if num_runs > 1 else '%j'}.log"
-    additional = parameters["additional_parameters"] | {"output": log}
+    # every option of sbatch is ours: Submitit's own names for them would be a second list beside the site's
     executor.update_parameters(
-        **parameters | {"job_name": submission.job_name, "additional_parameters": additional}
+        **parameters,
+        job_name=submission.job_name,
+        additional_parameters=options | {"output": log},
+        use_srun=False,
+        stderr_to_stdout=True,
+        wckey=None,
     )
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
@@ -174,8 +133,9 @@ def _sbatch(sweep_dir: Path, submission: Submission, parameters: dict) -> str:
 
 
 def resolve_submissions(sweep_dir: Path) -> None:
-    """Give every record that lacks its job id that id, or delete it if Slurm knows no such job. The caller
-    holds the sweep's lock.
+    """Give every record that lacks its job id that id, or delete it if Slurm knows no such job.
+
+    The caller holds the sweep's lock.
 
     Raises:
         SlurmError: squeue failed.
@@ -192,25 +152,16 @@ def resolve_submissions(sweep_dir: Path) -> None:
 
 
 def _find_job(submission: Submission) -> str | None:
-    """The id of the job of this unique name, waiting, running or ended; None if Slurm knows none."""
+    """Return the id of the job of this unique name, waiting, running or ended; None if Slurm knows none."""
     name = f"--name={submission.job_name}"
     listed = call("squeue", "--me", "--noheader", "--states=all", name, "--format=%F").split()
     if listed:
         return listed[0]
     since = datetime.fromtimestamp(submission.submitted_s) - timedelta(minutes=10)  # clocks differ
-    command = [
-        "sacct",
-        "--noheader",
-        "--parsable2",
-        "--allocations",
-        "--format=JobID",
-        name,
-        f"--starttime={since:%Y-%m-%dT%H:%M:%S}",
-    ]
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", name]
     try:
-        ended = call(*command).split()
-    except (
-        SlurmError
-    ):  # no accounting: squeue has forgotten what ended long ago, and the run folders tell the rest
+        ended = call(*command, f"--starttime={since:%Y-%m-%dT%H:%M:%S}").split()
+    except SlurmError:
+        # no accounting: squeue has forgotten what ended long ago, and the run folders tell the rest
         return None
     return ended[0].partition("_")[0] if ended else None

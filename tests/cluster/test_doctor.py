@@ -11,8 +11,9 @@ import time
 import pytest
 
 from scalerl.cluster import doctor, probe, slurm
-from scalerl.cluster.checks import check_runs_dir, gpu_kinds, parse_minutes
+from scalerl.cluster.checks import check_runs_dir
 from scalerl.cluster.site import SiteConfig
+from scalerl.cluster.slurm_checks import gpu_kinds, parse_minutes
 
 PARTITION = (
     "PartitionName=batch AllowAccounts=ALL Default=YES GraceTime=120 MaxTime=1-00:00:00 Nodes=n[1-3] PreemptMode=REQUEUE "

@@ -50,7 +50,7 @@ class Cluster:
 
     def state(self, job_id: str) -> str:
         """Such as PENDING, RUNNING or COMPLETED."""
-        return slurm.show("job", job_id)["JobState"]
+        return slurm.describe("job", job_id)["JobState"]
 
     def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 60) -> None:
         end_s, silent = time.monotonic() + deadline_s, ""

@@ -20,7 +20,7 @@ def test_a_job_gets_its_gpus_and_is_accounted(cluster, tmp_path):
     )
     (start,) = slurm.accounted([job])
     assert (start.job_id, start.gpus) == (job, 2)
-    assert start.start_s == slurm.parse_time(slurm.show("job", job)["StartTime"])
+    assert start.start_s == slurm.parse_time(slurm.describe("job", job)["StartTime"])
 
 
 def test_steps_of_one_job_run_side_by_side_on_their_own_gpus(cluster, tmp_path):
@@ -81,7 +81,7 @@ def test_a_requeued_job_keeps_its_id_and_every_start_is_accounted(cluster):
     cluster.wait_state(job, "RUNNING")
     slurm.requeue(job)
     cluster.wait_state(job, "COMPLETED")
-    assert slurm.show("job", job)["Restarts"] == "1"
+    assert slurm.describe("job", job)["Restarts"] == "1"
     cluster.wait_for(
         lambda: [start.state for start in slurm.accounted([job])] == ["REQUEUED", "COMPLETED"], "two starts"
     )
@@ -105,9 +105,9 @@ def test_only_a_power_loss_ends_the_processes_of_a_node(cluster, tmp_path):
 
 def test_settings_and_partitions_are_read(cluster):
     assert slurm.settings()["MaxArraySize"] == "1001"
-    assert slurm.show("partition", "grace")["GraceTime"] == "20"
-    assert slurm.show("partition", "high")["PreemptMode"] == "OFF"
-    assert slurm.show("node", "node4")["RealMemory"] == str(16 * 1024)
+    assert slurm.describe("partition", "grace")["GraceTime"] == "20"
+    assert slurm.describe("partition", "high")["PreemptMode"] == "OFF"
+    assert slurm.describe("node", "node4")["RealMemory"] == str(16 * 1024)
     with pytest.raises(slurm.SlurmError, match="no_such"):
-        slurm.show("partition", "no_such")
+        slurm.describe("partition", "no_such")
     assert load_site().slurm.gpu_type == "fake"

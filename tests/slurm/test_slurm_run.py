@@ -63,7 +63,7 @@ class SlurmRun:
         return self.status()["attempt"]
 
     def node(self) -> str:
-        return slurm.show("job", self.job_id)["BatchHost"]
+        return slurm.describe("job", self.job_id)["BatchHost"]
 
     def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = START_S) -> None:
         def checked() -> bool:
@@ -143,7 +143,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     run.wait_for(lambda: cluster.state(job_id) in ("PENDING", "RUNNING"), "the job to be queued again")
     slurm.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
     run.wait_for_progress(attempt=2)
-    assert cluster.state(second) == "PENDING" and slurm.show("job", second)["Reason"] == "Dependency"
+    assert cluster.state(second) == "PENDING" and slurm.describe("job", second)["Reason"] == "Dependency"
     names = slurm.call("squeue", "--noheader", "--steps", f"--jobs={job_id}", "--format=%j").split()
     assert sorted(names) == ["batch", "evaluator-0.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)

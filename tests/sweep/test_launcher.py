@@ -8,7 +8,7 @@ from scalerl.cli import main
 from scalerl.files import write_json
 from scalerl.launch import supervisor
 from scalerl.run_folder import save_config
-from scalerl.sweep.launcher import on_slurm
+from scalerl.sweep.launcher import use_slurm
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 LOSSES = ["cispo", "dapo", "grpo", "gspo"]
@@ -69,8 +69,8 @@ def test_a_raised_budget_continues_finished_runs(sweep):
 
 
 def test_slurm_must_be_there_if_it_is_named(monkeypatch, fake_slurm):
-    assert on_slurm(None) and on_slurm("slurm") and not on_slurm("local")
+    assert use_slurm(None) and use_slurm("slurm") and not use_slurm("local")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert not on_slurm(None)
+    assert not use_slurm(None)
     with pytest.raises(ValueError, match="--cluster local"):
-        on_slurm("slurm")
+        use_slurm("slurm")

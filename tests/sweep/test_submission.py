@@ -13,12 +13,12 @@ import pytest
 
 import scalerl.sweep.submission as submission_module
 from scalerl.cli import main
-from scalerl.cluster.site import SiteConfig, SlurmSite
+from scalerl.cluster.doctor import probe_command
+from scalerl.cluster.site import JobShape, SlurmSite, load_site
+from scalerl.cluster.slurm_checks import check_submission
 from scalerl.files import read_json, write_json
-from scalerl.settings import build_config
 from scalerl.sweep.job import find_run
 from scalerl.sweep.states import sweep_states
-from scalerl.sweep.submission import JobShape, job_shape
 from scalerl.sweep.submissions import read_submissions, submissions_dir
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -254,14 +254,61 @@ def test_runs_that_need_other_nodes_are_arrays_of_their_own(sweep, fake_slurm, t
     assert shapes == [["24", "3", "1"], ["32", "4", "1"], ["64", "8", "3"]]  # of 8 GPUs and 64 CPUs a node
 
 
+SITE = """
+[slurm]
+partition = "batch"
+account = "science"
+qos = "long"
+gpus_per_node = 3
+gpu_type = "h100"
+cpus_per_node = 24
+mem_gb_per_node = 100.5
+time_limit_min = 90
+sbatch = { constraint = "nvlink", exclusive = "user" }
+
+[steps]
+warning_s = 600
+"""
+OF_ONE_ARRAY = ("--array", "--job-name", "--open-mode", "--output")
+
+
+def test_doctor_tests_what_a_sweep_submits(sweep, fake_slurm, tmp_path, monkeypatch):
+    """A run of the demo takes a whole node of this site, as doctor's job does."""
+    (tmp_path / "site.toml").write_text(SITE)
+    site = load_site(tmp_path / "site.toml")
+    assert sweep("--site", str(tmp_path / "site.toml")) == 0
+    (script,) = fake_slurm.scripts()
+    submitted = {
+        flag for flag in re.findall("^#SBATCH (.+)", script, re.M) if not flag.startswith(OF_ONE_ARRAY)
+    }
+    asked = []
+    monkeypatch.setattr("scalerl.cluster.slurm.call", lambda *command, **_: asked.extend(command))
+    assert check_submission(site).level == "ok"
+    assert asked[:2] == ["sbatch", "--test-only"] and asked[-1] == "--wrap=true"
+    where = {"--partition=batch", "--account=science", "--qos=long", "--constraint=nvlink"}
+    what = {
+        "--gpus-per-node=h100:3",
+        "--cpus-per-task=24",
+        "--mem=102912M",
+        "--nodes=1",
+        "--ntasks-per-node=1",
+    }
+    ends = {"--time=90", "--requeue", "--signal=B:USR1@600"}
+    assert set(asked[2:-1]) == submitted == where | what | ends | {"--exclusive=user"}
+    probe = set(probe_command(site, tmp_path, "doctor"))
+    assert where | {"--exclusive=user", "--gpus-per-node=h100:1", "--nodes=2", "--time=5"} < probe
+
+
 def test_the_shape_of_a_job_is_a_share_of_a_node_or_whole_nodes():
-    config = build_config({"trainer.num_ranks": 1, "generator.num": 1, "evaluation.num": 1})
-    site = SiteConfig(slurm=SlurmSite(gpus_per_node=4, cpus_per_node=10, mem_gb_per_node=100.0))
-    assert job_shape(config, site) == JobShape(
-        nodes=1, gpus_per_node=3, cpus_per_node=8, mem_gb_per_node=75.0
+    site = SlurmSite(gpus_per_node=4, cpus_per_node=10, mem_gb_per_node=100.0)
+    assert site.shape(3) == JobShape(nodes=1, gpus_per_node=3, cpus_per_node=8, mem_gb_per_node=75.0)
+    assert site.shape(9) == JobShape(nodes=3, gpus_per_node=4, cpus_per_node=10, mem_gb_per_node=100.0)
+    site = SlurmSite(gpus_per_node=0, cpus_per_node=2)
+    assert site.shape(3) == JobShape(nodes=2, gpus_per_node=0, cpus_per_node=2, mem_gb_per_node=0.0)
+    assert (site.options(site.shape(3))["mem"], "gpus-per-node" in site.options(site.shape(3))) == (
+        "0",
+        False,
     )
-    site = SiteConfig(slurm=SlurmSite(gpus_per_node=0, cpus_per_node=2))
-    assert job_shape(config, site) == JobShape(nodes=2, gpus_per_node=0, cpus_per_node=2, mem_gb_per_node=0.0)
 
 
 def test_a_folder_of_another_run_stops_everything_before_anything_is_submitted(sweep, fake_slurm, capsys):
