@@ -70,7 +70,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def add_extend(commands) -> None:
     parser = commands.add_parser(
-        "extend", help="let finished runs go on to a larger budget, foretelling them first"
+        "extend", help="let finished runs go on to a larger budget, with predictions of them"
     )
     parser.add_argument("folder", type=Path, metavar="RUN_OR_SWEEP_DIR")
     parser.add_argument(
@@ -92,7 +92,7 @@ def add_extend(commands) -> None:
         "--by",
         choices=rankings,
         default="prediction",
-        help="--top ranks by the pass rate foretold at --to, or by A",
+        help="--top ranks by the pass rate predicted at --to, or by A",
     )
     parser.add_argument(
         "--sweep-max-gpu-hours",
@@ -138,7 +138,6 @@ def _extend(arguments: argparse.Namespace) -> int:
     if site is None:
         return extend_here(plan)
     for submission in extend_on_slurm(plan, site, throttle=arguments.throttle, site_file=arguments.site):
-        print(
-            f"submitted {', '.join(submission.runs)} as job {submission.job_id}; `scalerl status {arguments.folder}` shows it"
-        )
+        names = ", ".join(submission.runs)
+        print(f"submitted {names} as job {submission.job_id}; `scalerl status {arguments.folder}` shows it")
     return 0

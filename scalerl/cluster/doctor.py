@@ -134,7 +134,7 @@ def read_answers(lines: Iterable[str]) -> Answers:
 
 
 def check_two_nodes(site: SiteConfig) -> Iterator[Finding]:
-    """Check what two nodes see of the runs folder, of each other and of the environment, in one short step."""
+    """Check what two nodes see of the runs folder, each other and the environment, in one short step."""
     folder = (Path(site.runs_dir) / f".doctor-{uuid4().hex[:8]}").absolute()
     folder.mkdir()
     try:

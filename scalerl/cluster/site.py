@@ -1,8 +1,8 @@
 """What a site must say once, and what its jobs ask Slurm for.
 
 The TOML file of a site names partition, GPUs, module lines, container and run folder. `SlurmSite.options` and
-`SiteConfig.job_options` are the one place that turns it into options of sbatch and srun: the arrays of a sweep,
-doctor's test-only submission and its step on two nodes all take theirs from here.
+`SiteConfig.job_options` are the one place that turns it into options of sbatch and srun: the arrays of a
+sweep, doctor's test-only submission and its step on two nodes all take theirs from here.
 """
 
 import math

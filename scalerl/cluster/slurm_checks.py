@@ -1,4 +1,4 @@
-"""Checks of `scalerl doctor` that ask Slurm, without a job: controller, partition, nodes, accounts, limits."""
+"""Checks of `scalerl doctor` that ask Slurm but need no job: controller, partition, nodes, account, limits."""
 
 import getpass
 import math
@@ -14,8 +14,8 @@ Fields = Mapping[str, str]
 """The fields of one Slurm entity, as slurm.describe gives them."""
 
 UNUSABLE = re.compile(r"DOWN|DRAIN|FAIL|NOT_RESPONDING|\*")
-"""Words in the State of a node that takes no jobs. A powered-down cloud node does take them, so POWERED_DOWN is
-removed before the search."""
+"""Words in the State of a node that takes no jobs. A powered-down cloud node does take them, so POWERED_DOWN
+is removed before the search."""
 
 
 def check_controller() -> Finding:

@@ -13,20 +13,21 @@ class Reconciliation:
     """GPU-hours of all Slurm jobs of a run, requeues included."""
 
     ledger_gpu_hours: float
-    """As the run counted them, and holds its budget to."""
+    """GPU-hours as the run counted them; its budget is held against these."""
     accounted_gpu_hours: float
-    """As sacct counts them; 0 where the jobs held no GPUs, or the cluster does not track gres/gpu."""
+    """GPU-hours as sacct counts them; 0 where the jobs held no GPUs, or the cluster does not track gres/gpu."""
     num_starts: int
     """How often sacct saw one of the jobs start."""
 
     @property
     def difference(self) -> float | None:
-        """(ledger - sacct) / sacct; None where sacct counted no GPUs."""
+        """Return (ledger - sacct) / sacct; None where sacct counted no GPUs."""
         return self.ledger_gpu_hours / self.accounted_gpu_hours - 1 if self.accounted_gpu_hours else None
 
     def __str__(self) -> str:
         if self.difference is None:
-            return f"ledger {self.ledger_gpu_hours:.4g}, sacct counted no GPUs (none in the jobs, or no AccountingStorageTRES=gres/gpu)"
+            why = "none in the jobs, or no AccountingStorageTRES=gres/gpu"
+            return f"ledger {self.ledger_gpu_hours:.4g}, sacct counted no GPUs ({why})"
         hours = f"ledger {self.ledger_gpu_hours:.4g}, sacct {self.accounted_gpu_hours:.4g} GPU-hours"
         return f"{hours}, {self.difference:+.1%} over {self.num_starts} start{'s'[: self.num_starts != 1]}"
 

@@ -1,9 +1,9 @@
 """Runs to Slurm: one Submitit array for all runs that need the same nodes, cut to the cluster's MaxArraySize.
 
-Submitit writes the batch script and calls sbatch; the command of a task is our own (sweep/job.py), which needs
-nothing but the record that was written before. Submitit's own command reads a pickle that is put in its place
-only after sbatch has answered: a launcher that died in between would lose every task. With `exec` the task's
-Python takes the place of the shell, so that it gets the warning before the time limit itself.
+Submitit writes the batch script and calls sbatch; the command of a task is our own (sweep/job.py), which
+needs nothing but the record that was written before. Submitit's own command reads a pickle that is put in its
+place only after sbatch has answered: a launcher that died in between would lose every task. With `exec` the
+task's Python takes the place of the shell, so that it gets the warning before the time limit itself.
 """
 
 import re
@@ -31,8 +31,8 @@ from scalerl.sweep.submissions import (
 )
 
 SETTLE_S = 5.0
-"""How long an sbatch that outlived its launcher may take to reach Slurm; should it take longer, its tasks find
-no record and end."""
+"""How long an sbatch that outlived its launcher may take to reach Slurm; should it take longer, its tasks
+find no record and end."""
 
 
 def submit(

@@ -110,7 +110,8 @@ def test_predictions_and_budgets_are_on_disk_before_anything_runs(sweep, write_r
     assert extend_here(plan) == 0
     assert [name for name, *_ in seen] == ["loss_type-cispo-seed0", "loss_type-dapo-seed0"]
     assert all(
-        foretold and budget.max_gpu_hours == 240 and budget.max_steps is None for _, foretold, budget in seen
+        predicted and budget.max_gpu_hours == 240 and budget.max_steps is None
+        for _, predicted, budget in seen
     )
     assert before == {paths: read_json(paths.config)["signature"] for paths in (one, two)}
     prediction = read_json(one.root / "prediction.json")
@@ -155,8 +156,8 @@ def test_a_ceiling_nobody_has_seen_still_gets_a_prediction_and_a_wide_interval(s
     plan = plan_extension(paths.root, 500.0)
     assert "not yet identified" in str(plan)
     extend_here(plan)
-    (foretold,) = read_json(paths.root / "prediction.json")["predictions"]
-    assert foretold["hi90"] - foretold["lo90"] > 0.1
+    (predicted,) = read_json(paths.root / "prediction.json")["predictions"]
+    assert predicted["hi90"] - predicted["lo90"] > 0.1
 
 
 @pytest.mark.parametrize(
