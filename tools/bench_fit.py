@@ -2,7 +2,7 @@
 
     python tools/bench_fit.py
  One run of 75 points: least squares against the paper's grid done with scipy.optimize.curve_fit in every
-cell. Then fit and intervals (posterior, families, verdict) of 500 such runs. CPU seconds of one core, so that
+cell. Then fit and intervals (posterior, families, identification) of 500 such runs. CPU seconds of one core, so that
 a busy machine does not blur the ratio. Exit code 1 if a target is missed.
 """
 
@@ -16,9 +16,9 @@ from typing import TypeVar
 import numpy as np
 from scipy.optimize import curve_fit
 
-from scalerl.curve.estimators import fit_curve
-from scalerl.curve.least_squares import fit_least_squares
-from scalerl.curve.paper import A_GRID, C_MID_GRID, fit_paper
+from scalerl.curve.estimators.least_squares import fit_least_squares
+from scalerl.curve.estimators.paper import A_GRID, C_MID_GRID, fit_paper
+from scalerl.curve.fit import fit_curve
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
 from scalerl.curve.window import Window
 

@@ -1,4 +1,4 @@
-"""Do 90 % intervals of A hold A in 90 % of simulated runs, where the verdict is "identified"?
+"""Do 90 % intervals of A hold A in 90 % of simulated runs, where the ceiling is identified?
 
     python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000] [--wander .0055]
  Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn)
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl.curve.estimators import CurveFit, fit_curve
-from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.estimators.prior import PUBLISHED
+from scalerl.curve.fit import CurveFit, fit_curve
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
 from scalerl.curve.window import Window
 
@@ -71,7 +71,7 @@ def coverage(num_runs: int, compute: FloatArray, seed: int = 0, wander_sd: float
     for i in range(num_runs):
         a, b, c_mid = PUBLISHED_CURVES[i % len(PUBLISHED_CURVES)]
         fit: CurveFit = fit_curve(simulate(Sigmoid(r0=0.4, a=a, b=b, c_mid=c_mid), compute, rng, wander_sd))
-        if fit.verdict.identified:
+        if fit.identification.identified:
             low, high = fit.parameters.interval("a")
             inside.append(low <= a <= high)
     return Coverage(num_runs, len(inside), sum(inside))

@@ -1,4 +1,4 @@
-"""Derive scalerl.curve.prior.PUBLISHED from the published curves, and test it leave-one-figure-out.
+"""Derive scalerl.curve.estimators.prior.PUBLISHED from the published curves, and test it leave-one-figure-out.
 
     python tools/learn_prior.py                    # the learnt numbers
     python tools/learn_prior.py --leave-one-out    # README's table: every figure predicted from the others
@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalerl.curve.draws import INTERVAL
-from scalerl.curve.estimators import fit_curve
-from scalerl.curve.least_squares import fit_least_squares
-from scalerl.curve.paper import MIN_GPU_HOURS
-from scalerl.curve.posterior import fit_posterior
-from scalerl.curve.prior import PUBLISHED, Prior
+from scalerl.curve.estimators import ESTIMATORS
+from scalerl.curve.estimators.draws import INTERVAL
+from scalerl.curve.estimators.least_squares import fit_least_squares
+from scalerl.curve.estimators.posterior import fit_posterior
+from scalerl.curve.estimators.prior import PUBLISHED, Prior
+from scalerl.curve.fit import fit_curve
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
-from scalerl.curve.window import Window
+from scalerl.curve.window import Window, cut
 
-POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_points.csv"
+POINTS = Path(__file__).parent / "data" / "published_points.csv"
+COLUMNS = ("paper", "least_squares", "default")
+"""Estimators of the table, the one whose intervals are counted last."""
 WANDER_SDS = (0.0035, 0.0045, 0.0055, 0.0065, 0.008)
 WANDER_LENGTHS = (0.2, 0.3, 0.5)
 SCATTERS = (0.6, 0.8)
@@ -107,7 +109,7 @@ def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
     it."""
     scores = []
     for run, mask in cuts(runs):
-        shown = fit_posterior(run.window(mask), prior)[1].evaluations(run.compute[~mask])
+        shown = fit_posterior(run.window(mask), prior).predictive.evaluations(run.compute[~mask])
         scores.append(crps(shown[::4], run.pass_rate[~mask]).mean())
     return float(np.mean(scores))
 
@@ -132,7 +134,8 @@ def _learn_drift(runs: list[PublishedRun], prior: Prior) -> float:
     """The least drift with which 90 % of the points behind a cut are covered."""
     fits = []
     for run, mask in cuts(runs):
-        fits.append((fit_posterior(run.window(mask), prior)[1], run.compute[~mask], run.pass_rate[~mask]))
+        draws = fit_posterior(run.window(mask), prior).predictive
+        fits.append((draws, run.compute[~mask], run.pass_rate[~mask]))
     for drift in DRIFTS:
         hits = []
         for draws, compute, observed in fits:
@@ -172,11 +175,9 @@ def leave_one_figure_out(runs: list[PublishedRun]) -> list[Score]:
 def _score(run: PublishedRun, prior: Prior) -> Score:
     later, observed = run.compute[~run.fitted], run.pass_rate[~run.fitted]
     rmse = {}
-    for estimator in ("paper", "least_squares", "default"):
-        start = MIN_GPU_HOURS if estimator == "paper" else 0.0
-        prediction = fit_curve(run.window(run.fitted & (run.compute >= start)), estimator, prior).predict(
-            later
-        )
+    for estimator in COLUMNS:
+        window = cut(run.window(run.fitted), ESTIMATORS[estimator].min_compute)
+        prediction = fit_curve(window, estimator, prior).predict(later)
         rmse[estimator] = float(np.sqrt(np.mean((prediction.predicted - observed) ** 2)))
     inside = (observed >= prediction.lo90) & (observed <= prediction.hi90)
     return Score(run.figure, run.run, rmse, len(later), int(inside.sum()))
@@ -186,9 +187,9 @@ def print_table(scores: list[Score]) -> None:
     """Markdown, as in the README."""
     print("| figure | run | paper | least squares | default | inside 90 % |\n|---|---|---|---|---|---|")
     for s in scores:
-        columns = " | ".join(f"{s.rmse[name]:.4f}" for name in ("paper", "least_squares", "default"))
+        columns = " | ".join(f"{s.rmse[name]:.4f}" for name in COLUMNS)
         print(f"| {s.figure} | {s.run} | {columns} | {s.num_inside} of {s.num_points} |")
-    table = {name: np.array([s.rmse[name] for s in scores]) for name in ("paper", "least_squares", "default")}
+    table = {name: np.array([s.rmse[name] for s in scores]) for name in COLUMNS}
     for label, reduce in (("mean", np.mean), ("median", np.median)):
         values = {name: reduce(column) for name, column in table.items()}
         print(f"| | **{label}** | " + " | ".join(f"{value:.4f}" for value in values.values()), end=" | ")

@@ -11,13 +11,12 @@ import pandas as pd
 
 from scalerl.curve.alternatives import power_law
 from scalerl.curve.compare import linearised_slope
-from scalerl.curve.estimators import fit_curve
-from scalerl.curve.least_squares import fit_least_squares
-from scalerl.curve.robustness import cut
+from scalerl.curve.estimators.least_squares import fit_least_squares
+from scalerl.curve.fit import fit_curve
 from scalerl.curve.sigmoid import Sigmoid
-from scalerl.curve.window import Window
+from scalerl.curve.window import Window, cut
 
-POINTS = Path(__file__).parent.parent / "tests" / "data" / "curve" / "published_points.csv"
+POINTS = Path(__file__).parent / "data" / "published_points.csv"
 ROBUSTNESS = (  # start, end in GPU-hours; published A, B
     (1500, 50_000, 0.645, 1.70),
     (0, 100_000, 0.655, 1.56),

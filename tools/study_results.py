@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scalerl.fits.figures import COLOURS, save
+from scalerl.fits.drawing import COLOURS, save
 from scalerl.fits.inputs import split_name
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths

@@ -1,4 +1,4 @@
-"""What has been reached: scalerl evaluate | verify | fit."""
+"""Measure what has been reached: scalerl evaluate | verify | fit."""
 
 import argparse
 import json

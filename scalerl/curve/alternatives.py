@@ -1,5 +1,6 @@
 """Other curves through the same points, compared by AIC and BIC: does the window show a bend, and which one?
- R0 is measured and given to every family; what is linear is solved for, the rest is searched on a grid that
+
+R0 is measured and given to every family; what is linear is solved for, the rest is searched on a grid that
 zooms in.
 """
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl.curve.least_squares import fit_least_squares
+from scalerl.curve.estimators.least_squares import fit_least_squares
 from scalerl.curve.sigmoid import FloatArray
 from scalerl.curve.window import Window
 
@@ -22,14 +23,15 @@ class Alternative:
 
     family: str
     ceiling: float | None
-    """Its asymptotic pass rate; None where the family has none."""
+    """The family's asymptotic pass rate; None where it has none."""
     rmse: float
+    """Root mean square distance of the points from the curve."""
     aic: float
     bic: float
 
 
 def compare_families(window: Window) -> list[Alternative]:
-    """Every family fitted to the window, best BIC first."""
+    """Fit every family to the window; return them best BIC first."""
     fits = [_summary(family, *fit(window), window) for family, fit in FAMILIES.items()]
     return sorted(fits, key=lambda fit: fit.bic)
 
@@ -39,7 +41,7 @@ def _summary(
 ) -> Alternative:
     n = len(window.compute)
     mean_square = max(float(np.mean((window.pass_rate - predicted) ** 2)), 1e-12)
-    spent = num_free + 1  # the scatter is estimated too
+    spent = num_free + 1  # The scatter is estimated too.
     fit = n * np.log(mean_square)
     return Alternative(
         family=family,
@@ -56,7 +58,7 @@ def _sigmoid(window: Window) -> tuple[float | None, FloatArray, int]:
 
 
 def power_law(window: Window) -> tuple[float | None, FloatArray, int]:
-    """A - D / C^B with A <= 1: the form of pre-training's laws."""
+    """Fit A - D / C^B with A <= 1, the form of pre-training's laws; return (A, curve [points], free numbers)."""
     log_ratio = window.log_compute - window.log_compute.mean()
 
     def solve(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -72,7 +74,7 @@ def power_law(window: Window) -> tuple[float | None, FloatArray, int]:
 
 
 def _stretched_exponential(window: Window) -> tuple[float | None, FloatArray, int]:
-    """R0 + (A - R0) (1 - exp(-(C / C_mid)^B)): saturates faster than the sigmoid."""
+    """Fit R0 + (A - R0) (1 - exp(-(C / C_mid)^B)), which saturates faster than the sigmoid."""
     gain = window.pass_rate - window.r0
 
     def solve(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -89,7 +91,7 @@ def _stretched_exponential(window: Window) -> tuple[float | None, FloatArray, in
 
 
 def _no_ceiling(window: Window) -> tuple[float | None, FloatArray, int]:
-    """R0 + D C^B: what the sigmoid becomes when C_mid lies far beyond the window. No bend, no ceiling."""
+    """Fit R0 + D C^B, which the sigmoid becomes when C_mid lies far beyond the window: no bend, no ceiling."""
     gain = window.pass_rate - window.r0
     log_ratio = window.log_compute - window.log_compute[-1]
 
@@ -102,7 +104,7 @@ def _no_ceiling(window: Window) -> tuple[float | None, FloatArray, int]:
 
 
 def _logarithm(window: Window) -> tuple[float | None, FloatArray, int]:
-    """A straight line in log compute."""
+    """Fit a straight line in log compute."""
     x = window.log_compute - window.log_compute.mean()
     slope = (x @ window.pass_rate) / max(x @ x, 1e-300)
     return None, window.pass_rate.mean() + slope * x, 2
@@ -113,14 +115,15 @@ def _best(
     window: Window,
     box: list[tuple[float, float]],
 ) -> tuple[float, FloatArray]:
-    """Search the non-linear parameters in `box` on a grid that zooms in.
+    """Search the non-linear parameters in `box` on a grid that zooms in; return the best cell's ceiling and
+    curve.
 
-    `solve` takes them as [cells, parameters] and returns the linear ceiling [cells] and the curves [cells,
-    points]; the ceiling and the curve of the best cell come back.
+    `solve` takes parameters [cells, parameters] and returns the linear ceiling [cells] and the curves [cells,
+    points].
     """
     for _ in range(ZOOMS):
-        axes = [np.linspace(low, high, GRID_POINTS) for low, high in box]
-        theta = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(box))
+        sides = [np.linspace(low, high, GRID_POINTS) for low, high in box]
+        theta = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(box))
         linear, predicted = solve(theta)
         best = int(np.argmin(((window.pass_rate - predicted) ** 2).sum(axis=1)))
         steps = [2 * (high - low) / (GRID_POINTS - 1) for low, high in box]
@@ -129,6 +132,7 @@ def _best(
     return float(linear[best]), predicted[best]
 
 
+# Each returns (ceiling or None, the curve at the window's points, number of free parameters).
 FAMILIES: dict[str, Callable[[Window], tuple[float | None, FloatArray, int]]] = {
     "sigmoid": _sigmoid,
     "power_law": power_law,

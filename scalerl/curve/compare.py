@@ -1,6 +1,7 @@
 """Which recipe is better? The paper's rules, with probabilities.
- Ceilings are compared first. Recipes whose A lie within the margin of one another are refitted with a common
-A and compared by B (arXiv 2510.13786, section 3 and figure 8). Seeds of a recipe are pooled, and their spread
+
+Ceilings are compared first. Recipes whose A lie within the margin of one another are refitted with a common A
+and compared by B (arXiv 2510.13786, section 3 and figure 8). Seeds of a recipe are pooled, and their spread
 gives the margin.
 """
 
@@ -8,30 +9,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scalerl.curve.posterior import fit_posterior
-from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.estimators.posterior import fit_posterior
+from scalerl.curve.estimators.prior import PUBLISHED
 from scalerl.curve.sigmoid import FloatArray
 from scalerl.curve.window import Window
 
 PAPER_MARGIN = 0.02
 SEED_SD = 0.0075
-"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two
-sd."""
+"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
 SEED_SD_FREEDOM = 4
+"""Degrees of freedom that the paper's sd counts for beside those of the seeds at hand."""
 SMALLEST_A_SD = 1e-4
-"""Where A is known better than this, B's dependence on it is not to be had from the draws."""
+"""Where A is known better than this, the draws do not tell how B depends on it."""
 NUM_QUANTILES = 199
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One recipe: the windows of its seeds, and what is known of A in each."""
+    """One recipe: the windows of its seeds, and what each says of A."""
 
     name: str
     windows: list[Window]
     a_quantiles: list[FloatArray]
     """Evenly spaced quantiles [NUM_QUANTILES] of A, one array a seed."""
     identified: bool
+    """True where the ceilings of all seeds are identified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,7 @@ class Ranked:
     b_lo90: float
     b_hi90: float
     slope: float | None
-    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows
-    it."""
+    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows it."""
     above_next: float | None
     """Probability that this recipe is better than the next: by A between tiers, by B inside one."""
 
@@ -69,66 +70,70 @@ class Pair:
 
 
 def quantiles(draws: FloatArray) -> FloatArray:
-    """Evenly spaced quantiles [NUM_QUANTILES] that stand for the draws."""
+    """Return evenly spaced quantiles [NUM_QUANTILES] that stand for the draws."""
     return np.asarray(np.quantile(draws, (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES))
 
 
 def probability_above(one: FloatArray, other: FloatArray) -> float:
-    """P(x > y) for independent x, y given by equally likely values; ties count half."""
+    """Return P(x > y) for independent x, y given by equally likely values; ties count half."""
     ordered = np.sort(other)
     below = np.searchsorted(ordered, one, side="left") + np.searchsorted(ordered, one, side="right")
     return float(below.mean() / (2 * len(ordered)))
 
 
 def seed_sd(recipes: list[Recipe]) -> float:
-    """Pooled between-seed sd of A; the paper's counts as SEED_SD_FREEDOM more, so that two lucky seeds do not
-    make it 0."""
-    groups = [np.array([np.median(q) for q in recipe.a_quantiles]) for recipe in recipes]
-    freedom = sum(len(group) - 1 for group in groups)
-    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    """Return the pooled between-seed sd of A.
+
+    The paper's counts as SEED_SD_FREEDOM degrees of freedom more, so that two lucky seeds do not make it 0.
+    """
+    medians = [np.array([np.median(q) for q in recipe.a_quantiles]) for recipe in recipes]
+    freedom = sum(len(seeds) - 1 for seeds in medians)
+    squares = sum(((seeds - seeds.mean()) ** 2).sum() for seeds in medians)
     return float(np.sqrt((SEED_SD_FREEDOM * SEED_SD**2 + squares) / (SEED_SD_FREEDOM + freedom)))
 
 
 def margin(recipes: list[Recipe]) -> float:
-    """Differences in A up to this are not told apart: two between-seed sd, or the paper's .02 without
-    seeds."""
+    """Return the difference in A up to which recipes are not told apart.
+
+    It is two between-seed sd, or the paper's .02 where no recipe has two seeds.
+    """
     return 2 * seed_sd(recipes) if any(len(recipe.windows) > 1 for recipe in recipes) else PAPER_MARGIN
 
 
-def ceiling(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
-    """Equally likely values of a recipe's ceiling: the mean of its seeds, each off by the between-seed sd."""
+def ceiling_values(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
+    """Return equally likely values of a recipe's ceiling: the mean of its seeds, each off by the between-seed sd."""
     rng = np.random.default_rng(0)
     seeds = np.stack([rng.permutation(np.repeat(q, 20)) for q in recipe.a_quantiles])
     noise = between_seeds_sd / np.sqrt(len(seeds)) * rng.standard_normal(seeds.shape[1])
     return np.asarray(seeds.mean(axis=0) + noise)
 
 
-def efficiency(recipe: Recipe, common_a: float) -> FloatArray:
-    """Equally likely values of log B with A fixed: the mean over the recipe's seeds.
+def log_b_values(recipe: Recipe, common_a: float) -> FloatArray:
+    """Return equally likely values of log B with A fixed: the mean over the recipe's seeds.
 
-    From each seed's posterior, which allows for a wander about the sigmoid and for the error of R0: along the
-    line by which log B depends on A there, every draw is moved to the common A.
+    They come from each seed's posterior, which allows for a wander about the sigmoid and for the error of R0:
+    along the line by which log B depends on A there, every draw is moved to the common A.
     """
     log_b = []
     for number, window in enumerate(recipe.windows):
-        _, draws = fit_posterior(window, PUBLISHED)
+        # The predictive draws, because they always allow for the wander.
+        draws = fit_posterior(window, PUBLISHED).predictive
         covariance = np.cov(draws.a, np.log(draws.b))
         slope = covariance[0, 1] / (covariance[0, 0] + SMALLEST_A_SD**2)
         moved = np.log(draws.b) - slope * (draws.a - common_a)
-        log_b.append(
-            np.random.default_rng(number).permutation(moved)
-        )  # seeds are independent, their draws are in one order
+        # Seeds are independent, but their draws come in one order.
+        log_b.append(np.random.default_rng(number).permutation(moved))
     return np.asarray(np.mean(log_b, axis=0))
 
 
 def rank(recipes: list[Recipe]) -> list[Ranked]:
-    """Best first: by tier of A, then by B at the tier's common A."""
+    """Rank the recipes, best first: by tier of A, then by B at the tier's common A."""
     between = seed_sd(recipes)
-    ceilings = {recipe.name: ceiling(recipe, between) for recipe in recipes}
+    ceilings = {recipe.name: ceiling_values(recipe, between) for recipe in recipes}
     rows: list[Ranked] = []
     for number, tier in enumerate(_tiers(recipes, ceilings, margin(recipes)), 1):
         common_a = float(np.mean([np.median(ceilings[recipe.name]) for recipe in tier]))
-        log_b = {recipe.name: efficiency(recipe, common_a) for recipe in tier}
+        log_b = {recipe.name: log_b_values(recipe, common_a) for recipe in tier}
         for recipe in sorted(tier, key=lambda r: -np.median(log_b[r.name])):
             rows.append(
                 _row(len(rows) + 1, recipe, ceilings[recipe.name], number, common_a, log_b[recipe.name])
@@ -139,7 +144,7 @@ def rank(recipes: list[Recipe]) -> list[Ranked]:
 
 
 def _tiers(recipes: list[Recipe], ceilings: dict[str, FloatArray], allowed: float) -> list[list[Recipe]]:
-    """From the highest ceiling down, everything within the margin of a tier's first member belongs to it."""
+    """Group recipes from the highest ceiling down: within the margin of a tier's first member, they belong to it."""
     tiers: list[list[Recipe]] = []
     for recipe in sorted(recipes, key=lambda r: -np.median(ceilings[r.name])):
         if tiers and np.median(ceilings[tiers[-1][0].name]) - np.median(ceilings[recipe.name]) <= allowed:
@@ -181,9 +186,9 @@ def _with_next(
 
 
 def pairs(recipes: list[Recipe]) -> list[Pair]:
-    """The probability for every ordered pair of recipes."""
+    """Return the probability for every ordered pair of recipes."""
     between = seed_sd(recipes)
-    ceilings = {recipe.name: ceiling(recipe, between) for recipe in recipes}
+    ceilings = {recipe.name: ceiling_values(recipe, between) for recipe in recipes}
     return [
         Pair(recipe=one, other=other, ceiling_above=probability_above(ceilings[one], ceilings[other]))
         for one in ceilings
@@ -193,11 +198,10 @@ def pairs(recipes: list[Recipe]) -> list[Pair]:
 
 
 def linearised_slope(window: Window, a: float) -> float | None:
-    """B from the leave-one-out form: F(R) = (A - R0) / (R - R0) - 1, log(C_mid^B / F) = B log C, by least
-    squares.
+    """Return B by least squares from the leave-one-out form, or None where fewer than two points allow it.
 
-    Points at or above the ceiling `a`, or at or below R0, have no F and are left out; None if fewer than two
-    are left.
+    The form is log(C_mid^B / F) = B log C with F(R) = (A - R0) / (R - R0) - 1. Points at or above the ceiling
+    `a`, or at or below R0, have no F and are left out.
     """
     inside = (window.pass_rate < a) & (window.pass_rate > window.r0)
     if inside.sum() < 2:

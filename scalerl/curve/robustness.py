@@ -1,10 +1,9 @@
-"""Does the answer depend on the window? The same estimator under other cut-offs (the paper's robustness
-table)."""
+"""Does the answer depend on the window? The same estimator under other cut-offs, as in the paper."""
 
 from dataclasses import dataclass
 
-from scalerl.curve.estimators import CurveFit, fit_curve
-from scalerl.curve.window import MIN_POINTS, Window
+from scalerl.curve.fit import CurveFit, fit_curve
+from scalerl.curve.window import MIN_FIT_POINTS, Window, cut
 
 CUT_OFFS = ((0.25, 1.0), (0.0, 0.75))
 """Where the parts of a window begin and end, as shares of its points."""
@@ -12,7 +11,7 @@ CUT_OFFS = ((0.25, 1.0), (0.0, 0.75))
 
 @dataclass(frozen=True, kw_only=True)
 class WindowFit:
-    """What a window says; where it does not identify the ceiling, only the bounds of A stand."""
+    """The fit of one part of a window; where it does not identify the ceiling, only the bounds of A stand."""
 
     start: float
     end: float
@@ -27,35 +26,20 @@ class WindowFit:
     """The ceiling that a power law A - D / C^B would claim."""
 
 
-def cut(window: Window, start: float = 0.0, end: float = float("inf")) -> Window:
-    """The part of a window with start <= compute <= end.
-
-    Raises:
-        ValueError: too few points are left.
-    """
-    inside = (window.compute >= start) & (window.compute <= end)
-    samples = (
-        window.num_samples if isinstance(window.num_samples, int | float) else window.num_samples[inside]
-    )
-    return Window(
-        compute=window.compute[inside], pass_rate=window.pass_rate[inside], r0=window.r0, num_samples=samples
-    )
-
-
 def robustness(window: Window, fit: CurveFit) -> list[WindowFit]:
-    """`fit` of the whole window first, then its estimator's fit of every part that has enough points."""
+    """Return `fit` of the whole window first, then its estimator's fit of every part that has enough points."""
     n = len(window.compute)
     rows = [_window_fit(window, fit)]
     for early, late in CUT_OFFS:
         first, last = int(early * n), int(late * n) - 1
-        if last - first >= MIN_POINTS:
+        if last - first >= MIN_FIT_POINTS:
             part = cut(window, float(window.compute[first]), float(window.compute[last]))
             rows.append(_window_fit(part, fit_curve(part, fit.estimator)))
     return rows
 
 
 def _window_fit(window: Window, fit: CurveFit) -> WindowFit:
-    known = fit.verdict.identified
+    known = fit.identification.identified
     low, high = fit.parameters.interval("a")
     return WindowFit(
         start=float(window.compute[0]),

@@ -24,11 +24,11 @@ class Sigmoid:
     """Compute at which half the gain is reached, > 0, in the unit of the run's compute axis."""
 
     def __call__(self, compute: ArrayLike) -> FloatArray:
-        """Pass rate at `compute` (> 0, any shape)."""
+        """Return the pass rate at `compute`, above 0 and of any shape."""
         gain = gain_fraction(np.asarray(compute, dtype=float), self.b, self.c_mid)
         return np.asarray(self.r0 + (self.a - self.r0) * gain)
 
 
 def gain_fraction(compute: FloatArray, b: ArrayLike, c_mid: ArrayLike) -> FloatArray:
-    """1 / (1 + (c_mid / C)^b): the part of the gain reached at `compute`; arguments broadcast."""
+    """Return the part of the gain reached at `compute`, 1 / (1 + (c_mid / C)^b); arguments broadcast."""
     return np.asarray(expit(np.asarray(b) * (np.log(compute) - np.log(c_mid))))

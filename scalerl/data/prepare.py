@@ -10,6 +10,7 @@ from scalerl.data.bad_row import BadRow, short
 from scalerl.data.problem import Problem, write_problems
 from scalerl.data.readers import read_problem_file
 from scalerl.files import write_json
+from scalerl.table import format_table
 
 MAX_EXAMPLES = 5
 
@@ -58,17 +59,13 @@ class PrepareReport:
 
     def table(self) -> str:
         """One line per input, aligned, for the terminal."""
-        width = max(len("input"), *(len(Path(entry.input).name) for entry in self.inputs))
-        lines = [f"{'input':<{width}}     rows     kept    train held-out  dropped"]
+        header = ("input", "rows", "kept", "train", "held-out", "dropped")
+        rows = []
         for entry in self.inputs:
-            counts = "".join(
-                f"{number:>9}" for number in (entry.rows, entry.kept, entry.train, entry.heldout)
-            )
-            dropped = (
-                ", ".join(f"{reason} {rows.count}" for reason, rows in sorted(entry.dropped.items())) or "-"
-            )
-            lines.append(f"{Path(entry.input).name:<{width}}{counts}  {dropped}")
-        return "\n".join(lines)
+            dropped = ", ".join(f"{reason} {found.count}" for reason, found in sorted(entry.dropped.items()))
+            counts = (entry.rows, entry.kept, entry.train, entry.heldout)
+            rows.append((Path(entry.input).name, *counts, dropped or None))
+        return format_table(rows, header, align="<>>>>")
 
 
 def prepare(

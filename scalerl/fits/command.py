@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scalerl.curve.estimators import ESTIMATORS
-from scalerl.fits.batch import Outcome, fit_all
+from scalerl.fits.fit_all import SweepFits, fit_all
 from scalerl.fits.inputs import AXES
 from scalerl.fits.records import Options, advice
-from scalerl.fits.tables import fit_rows, format_table
+from scalerl.fits.tables import fit_rows
+from scalerl.table import format_table
 
 COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse", "points", "identified")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `main`."""
+    """Add the arguments of `main`."""
     parser.add_argument("input", type=Path, help="sweep folder, run folder, .csv or .parquet")
     parser.add_argument(
         "--out",
@@ -47,14 +48,14 @@ def _targets(text: str) -> tuple[float, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fit everything; returns the exit code: 0, 1 if a run could not be fitted or scored, 2 if none could."""
+    """Fit everything; return the exit code: 0, 1 if a run could not be fitted or scored, 2 if none could."""
     parser = argparse.ArgumentParser(description="Fit, predict and rank the curves of a sweep")
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """The command, arguments parsed."""
+    """Run the command, its arguments parsed; return the exit code."""
     source: Path = parsed.input
     name = f"fits-{parsed.task}" if parsed.task else "fits"
     out = parsed.out or (source / name if source.is_dir() else source.with_name(f"{source.stem}-{name}"))
@@ -68,32 +69,31 @@ def run(parsed: argparse.Namespace) -> int:
             predict=parsed.predict,
             task=parsed.task,
         )
-        outcome = fit_all(parsed.input, out, options)
+        fits = fit_all(parsed.input, out, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _tell(outcome, out)
-    if not outcome.records:
+    _tell(fits, out)
+    if not fits.records:
         return 2
-    return 1 if outcome.unreadable else 0
+    return 1 if fits.unreadable else 0
 
 
-def _tell(outcome: Outcome, out: Path) -> None:
-    if outcome.records:
-        print(format_table(fit_rows(outcome.records), COLUMNS))
-    for record in outcome.records:
+def _tell(fits: SweepFits, out: Path) -> None:
+    if fits.records:
+        rows = [
+            [None if row[name] == "" else row[name] for name in COLUMNS] for row in fit_rows(fits.records)
+        ]
+        print(format_table(rows, COLUMNS))
+    for record in fits.records:
         if not record.identified:
-            print(
-                f"{record.key}: not yet identified: {record.reason}; {advice(record.needed_compute)} {record.axis}"
-            )
-    for row in outcome.scored:
+            way_out = f"{advice(record.needed_compute)} {record.axis}"
+            print(f"{record.key}: not yet identified: {record.reason}; {way_out}")
+    for row in fits.scored:
         if row.hit is not None:
-            verdict = "inside" if row.hit else "outside"
-            print(
-                f"{row.key}: at {row.compute:g} foretold {row.predicted:.4f}, came {row.observed:.4f}, {verdict}"
-            )
-    print(
-        f"{outcome.num_fitted} fitted, {len(outcome.records) - outcome.num_fitted} unchanged; {out / 'report.html'}"
-    )
-    for unreadable in outcome.unreadable:
+            found = f"came {row.observed:.4f}, {'inside' if row.hit else 'outside'}"
+            print(f"{row.key}: at {row.compute:g} predicted {row.predicted:.4f}, {found}")
+    unchanged = len(fits.records) - fits.num_fitted
+    print(f"{fits.num_fitted} fitted, {unchanged} unchanged; {out / 'report.html'}")
+    for unreadable in fits.unreadable:
         print(f"error: {unreadable.run}: {unreadable.reason}", file=sys.stderr)

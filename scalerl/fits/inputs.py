@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalerl.curve.window import MIN_POINTS
+from scalerl.curve.window import MIN_FIT_POINTS
 from scalerl.fits.points import RunPoints, Where, run_points
 from scalerl.metrics.rows import read_rows
 
@@ -90,9 +90,9 @@ def read_folder(
     name = folder.name if name is None else name
     figure, run, seed = split_name(name)
     rows = _eval_rows(folder / "metrics.jsonl", axis, task)
-    if len(rows) <= MIN_POINTS:
+    if len(rows) <= MIN_FIT_POINTS:
         raise ValueError(
-            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_POINTS} more: run longer"
+            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_FIT_POINTS} more: run longer"
         )
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
     if table.step[0] != 0:

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalerl.curve.prior import DEFAULT_SAMPLES
 from scalerl.curve.sigmoid import BoolArray, FloatArray
-from scalerl.curve.window import MIN_POINTS, Window
+from scalerl.curve.window import DEFAULT_SAMPLES, MIN_FIT_POINTS, Window
 
 SPLITS = ("fit", "extrapolation")
-MAX_COUNT = 1e9  # of prompts, or of samples a prompt
+MAX_COUNT = 1e9
+"""The most prompts, or samples a prompt, that make sense."""
 Where = Callable[[int], str]
 """Names a row by its index, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPoints:
-    """One run's evaluations after the first; arrays [points], compute ascending."""
+    """One run's evaluations after the first: arrays [points], compute ascending."""
 
     figure: str
     """Axis of a sweep or figure of a paper that the run belongs to; empty for none."""
@@ -31,21 +31,19 @@ class RunPoints:
     """False for points that are predicted and scored, never fitted."""
     num_samples: FloatArray
     epoch: FloatArray | None
-    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no
-    number."""
+    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no number."""
     r0: float
     folder: Path | None
     """The run folder, where there is one."""
 
     @property
     def key(self) -> str:
-        """Unique within one input."""
-        return "/".join(part for part in (self.figure, self.run) if part) + (
-            f"#{self.seed}" if self.seed else ""
-        )
+        """Return the run's name within one input, FIGURE/RUN#SEED."""
+        name = f"{self.figure}/{self.run}" if self.figure else self.run
+        return f"{name}#{self.seed}" if self.seed else name
 
     def window(self) -> Window:
-        """The points to fit.
+        """Return the points to fit.
 
         Raises:
             ValueError: they are too few, not ascending, or not pass rates.
@@ -68,13 +66,13 @@ def run_points(
     folder: Path | None,
     where: Where,
 ) -> RunPoints:
-    """The rows of one run as arrays.
+    """Return the rows of one run as arrays.
 
     Raises:
-        ValueError: there is none; a number is missing or out of range; compute does not ascend.
+        ValueError: there is no row; a number is missing or out of range; compute does not ascend.
     """
     if rows.empty:
-        raise ValueError(f"0 points; a curve needs at least {MIN_POINTS} besides R0: run longer")
+        raise ValueError(f"0 points; a curve needs at least {MIN_FIT_POINTS} besides R0: run longer")
     for name in (column, "pass_rate"):
         values = pd.to_numeric(rows[name], errors="coerce")
         for index in rows.index[~np.isfinite(values)]:
@@ -116,10 +114,11 @@ def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
                 f"{where(index)}: a second point at {compute.name} {value:g}; drop one of the duplicates"
             )
         if value < before:
-            way_out = (
-                f"sort the points, or tell two runs of the name {run!r} apart by a seed or figure column"
+            falls = f"{compute.name} falls from {before:g} to {value:g}"
+            raise ValueError(
+                f"{where(index)}: {falls}; sort the points, or tell two runs of the name {run!r} apart by a seed or "
+                "figure column"
             )
-            raise ValueError(f"{where(index)}: {compute.name} falls from {before:g} to {value:g}; {way_out}")
 
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:

@@ -1,5 +1,4 @@
-"""One run's fit as a record: plain values that go to fits.json, from which tables, figures and report are
-made."""
+"""One run's fit as a record: plain values, from which fits.json, tables, figures and report are made."""
 
 import hashlib
 import json
@@ -9,14 +8,21 @@ from typing import Any
 import numpy as np
 
 from scalerl.curve.compare import quantiles
-from scalerl.curve.estimators import CurveFit, fit_curve
-from scalerl.curve.paper import MIN_GPU_HOURS
-from scalerl.curve.prior import PUBLISHED
-from scalerl.curve.robustness import cut, robustness
+from scalerl.curve.estimators import ESTIMATORS, find_estimator
+from scalerl.curve.estimators.prior import PUBLISHED
+from scalerl.curve.fit import CurveFit, fit_curve
+from scalerl.curve.robustness import robustness
 from scalerl.curve.sigmoid import BoolArray
-from scalerl.curve.window import Window
+from scalerl.curve.window import Window, cut
 from scalerl.fits.points import RunPoints
 
+LABELS = {
+    "gpu_hours": "GPU-hours",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "steps": "optimizer steps",
+}
+"""The units of the compute axes, in words."""
 FORMAT = 2
 """Part of every signature: raise it when a fit's meaning changes, and everything is fitted anew."""
 BAND_POINTS = 120
@@ -31,8 +37,9 @@ class Options:
     axis: str = "gpu_hours"
     estimator: str = "default"
     min_compute: float | None = None
-    """Points before this are not fitted (None: the estimator's own rule)."""
+    """Points before this compute are not fitted (None: the estimator's own rule)."""
     max_compute: float | None = None
+    """Points after this compute are not fitted."""
     min_epochs: float | None = None
     """Points before this many passes over the prompts are not fitted; needs a column epoch."""
     predict: tuple[float, ...] = ()
@@ -44,21 +51,21 @@ class Options:
         """Refuse what makes no sense.
 
         Raises:
-            ValueError: the paper's grid on another axis than its own, or a cut-off that leaves nothing.
+            ValueError: there is no such estimator, it cannot be fitted over this axis, or a cut-off leaves nothing.
         """
         if self.max_compute is not None and not self.max_compute > 0:
             raise ValueError(f"--max-compute {self.max_compute:g} leaves nothing to fit; it must be above 0")
-        if self.estimator == "paper" and self.axis != "gpu_hours":
+        only_axis = find_estimator(self.estimator).only_axis
+        if only_axis not in (None, self.axis):
+            others = " or ".join(name for name, other in ESTIMATORS.items() if other.only_axis is None)
             raise ValueError(
-                f"the paper's grid of C_mid is in GPU-hours; over {self.axis} use default or least_squares"
+                f"the estimator {self.estimator} fits over {only_axis} only; over {self.axis} use {others}"
             )
 
     @property
     def start(self) -> float:
-        """Where windows begin: the paper's procedure drops the first epoch (1,500 GPU-hours)."""
-        if self.min_compute is not None:
-            return self.min_compute
-        return MIN_GPU_HOURS if self.estimator == "paper" and self.axis == "gpu_hours" else 0.0
+        """Return where windows begin: at --min-compute, else by the estimator's own rule."""
+        return ESTIMATORS[self.estimator].min_compute if self.min_compute is None else self.min_compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +81,24 @@ class RunRecord:
     estimator: str
     measured_r0: float
     curve: dict[str, float]
-    """r0, a, b, c_mid: posterior medians, or the fit of `paper` and `least_squares`."""
+    """r0, a, b, c_mid of the best curve, also where the ceiling is not identified."""
     bounds: dict[str, tuple[float, float]]
-    """90 % intervals of the same."""
+    """90 % intervals of r0, a, b, c_mid."""
     correlation_ab: float
     rmse: float
     num_points: int
     window: tuple[float, float]
+    """Compute of the first and of the last fitted point."""
     identified: bool
     reason: str
+    """Why the ceiling is not identified; empty when it is."""
     needed_compute: float | None
+    """Compute at which the ceiling should be identified; None when it is, or when that cannot be said."""
     a_quantiles: list[float]
     alternatives: list[dict[str, Any]]
+    """One `Alternative` a family, best BIC first."""
     windows: list[dict[str, Any]]
+    """The `WindowFit` of the whole window, then of its parts."""
     points: dict[str, list[Any]]
     """compute, pass_rate, fitted, num_samples."""
     band: dict[str, list[float]]
@@ -94,14 +106,24 @@ class RunRecord:
     predictions: list[dict[str, float | None]]
     """compute, observed (None for a target), predicted, lo90, hi90."""
 
+    def __str__(self) -> str:
+        """Return one paragraph for a terminal."""
+        curve, (low, high) = self.curve, self.bounds["a"]
+        start = f"{self.run}: {self.num_points} points, R0 {curve['r0']:.3f}, rmse {self.rmse:.4f}; "
+        if self.identified:
+            parameters = f"B {curve['b']:.2f}, C_mid {curve['c_mid']:.4g} {LABELS[self.axis]}"
+            return f"{start}A {curve['a']:.3f} (90 %: {low:.3f} to {high:.3f}), {parameters}"
+        unknown = f"ceiling not yet identified ({self.reason}); A between {low:.3f} and {high:.3f}"
+        return f"{start}{unknown}; {advice(self.needed_compute)} {LABELS[self.axis]}"
+
 
 def advice(needed_compute: float | None) -> str:
-    """What to do about a ceiling that is not identified; the unit follows."""
+    """Say what to do about a ceiling that is not identified; the unit follows."""
     return f"run to about {needed_compute:.4g}" if needed_compute else "how far to run cannot be said yet, in"
 
 
 def signature(points: RunPoints, options: Options) -> str:
-    """Identifies a fit: the same points, options and prior give the same record."""
+    """Return what identifies a fit: the same points, options and prior give the same record."""
     arrays = [
         values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)
     ]
@@ -112,7 +134,7 @@ def signature(points: RunPoints, options: Options) -> str:
 
 
 def window_of(points: RunPoints, options: Options) -> Window:
-    """What is fitted of a run: its fit points between the cut-offs.
+    """Return what is fitted of a run: its fit points between the cut-offs.
 
     Raises:
         ValueError: too few points are left, or epochs are asked for and not known.
@@ -128,9 +150,9 @@ def window_of(points: RunPoints, options: Options) -> Window:
     try:
         return cut(points.window(), start, end)
     except ValueError as error:
-        if options.estimator == "paper" and options.min_compute is None:
-            way_out = f"the estimator paper drops points before {MIN_GPU_HOURS:g} GPU-hours; --min-compute 0 keeps them"
-            raise ValueError(f"{error}; {way_out}") from None
+        if options.min_compute is None and options.start > 0:
+            dropped = f"the estimator {options.estimator} drops points before {options.start:g} {LABELS[options.axis]}"
+            raise ValueError(f"{error}; {dropped}; --min-compute 0 keeps them") from None
         raise
 
 
@@ -158,9 +180,9 @@ def fit_record(points: RunPoints, options: Options) -> RunRecord:
         rmse=fit.rmse,
         num_points=len(window.compute),
         window=(float(window.compute[0]), float(window.compute[-1])),
-        identified=fit.verdict.identified,
-        reason=fit.verdict.reason,
-        needed_compute=fit.verdict.needed_compute,
+        identified=fit.identification.identified,
+        reason=fit.identification.reason,
+        needed_compute=fit.identification.needed_compute,
         a_quantiles=quantiles(fit.parameters.a).tolist(),
         alternatives=[asdict(alternative) for alternative in fit.alternatives],
         windows=[asdict(window_fit) for window_fit in robustness(window, fit)],
@@ -195,7 +217,7 @@ def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[fl
 
 
 def _predictions(fit: CurveFit, points: RunPoints, options: Options) -> list[dict[str, float | None]]:
-    """The points marked as extrapolation, then the targets asked for."""
+    """Return predictions of the points marked as extrapolation, then of the targets asked for."""
     observed: list[float | None] = [
         *points.pass_rate[~points.fitted].tolist(),
         *[None] * len(options.predict),

@@ -11,11 +11,11 @@ from typing import Any
 from scalerl import files
 from scalerl.alarms import Alarm
 from scalerl.curve.compare import Pair, Ranked
-from scalerl.fits.figures import COLOURS, LABELS
+from scalerl.fits.drawing import COLOURS
 from scalerl.fits.inputs import Unreadable
 from scalerl.fits.page import PAGE
 from scalerl.fits.predictions import Scored
-from scalerl.fits.records import RunRecord
+from scalerl.fits.records import LABELS, RunRecord
 from scalerl.fits.tables import fit_rows, ranking_row
 
 CURVE_DIGITS = 5
@@ -31,7 +31,7 @@ def write_report(
     unreadable: list[Unreadable],
     alarmed: dict[str, list[Alarm]],
 ) -> None:
-    """Write the page. alarmed: the alarms of every run that had any, by its key."""
+    """Write the page; `alarmed` holds the alarms of every run that had any, by its key."""
     sections = [
         _section("Not fitted, or not scored", [asdict(row) for row in unreadable]),
         *(
@@ -47,17 +47,17 @@ def write_report(
         ),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),
-        _section("Stability under the window", _windows(records)),
+        _section("Robustness to the window", _windows(records)),
     ]
     data = {
         "runs": [_curve(record) for record in records],
         "rows": fit_rows(records),
-        "axis": LABELS[records[0].axis] if records else "",
+        "axis": f"compute ({LABELS[records[0].axis]})" if records else "",
         "colours": COLOURS,
     }
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     content = {"title": html.escape(title), "sections": "\n".join(sections), "data": embedded}
-    # in one pass: a run may be named {{data}}
+    # In one pass: a run may be named {{data}}.
     files.write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], PAGE))
 
 

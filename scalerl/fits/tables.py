@@ -1,8 +1,7 @@
-"""The tables of a sweep: fits.csv, predictions.csv, alternatives.csv, windows.csv, ranking.csv, pairs.csv,
-scores.csv."""
+"""The CSV tables of a sweep: fits, predictions, alternatives, windows, ranking, pairs, scores."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,10 @@ MAX_PAIRED = 30
 
 
 def fit_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
-    """One row a run. Where the window does not identify the ceiling, A, B and C_mid are empty and only bounds
-    stand."""
+    """Return the rows of fits.csv, one a run.
+
+    Where the window does not identify the ceiling, A, B and C_mid are empty and only bounds stand.
+    """
     return [_fit_row(record) for record in records]
 
 
@@ -32,7 +33,6 @@ def _fit_row(record: RunRecord) -> dict[str, Any]:
     for title, name in PARAMETERS.items():
         row[title] = record.curve[name] if record.identified or name == "r0" else None
         row[f"{title}_lo90"], row[f"{title}_hi90"] = record.bounds[name]
-    best = record.alternatives[0]["family"]
     return row | {
         "correlation_A_B": record.correlation_ab,
         "rmse": record.rmse,
@@ -44,12 +44,12 @@ def _fit_row(record: RunRecord) -> dict[str, Any]:
         "identified": record.identified,
         "reason": record.reason,
         "needed_compute": record.needed_compute,
-        "best_by_bic": best,
+        "best_by_bic": record.alternatives[0]["family"],
     }
 
 
 def prediction_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
-    """One row a predicted evaluation; `observed` is empty for targets given by --predict."""
+    """Return one row a predicted evaluation; `observed` is empty for targets given by --predict."""
     return [
         {"figure": r.figure, "run": r.run, "seed": r.seed, r.axis: p["compute"]}
         | {name: p[name] for name in ("observed", "predicted", "lo90", "hi90")}
@@ -59,7 +59,7 @@ def prediction_rows(records: list[RunRecord]) -> list[dict[str, Any]]:
 
 
 def nested_rows(records: list[RunRecord], name: str) -> list[dict[str, Any]]:
-    """One row for each entry of a record's `alternatives` or `windows`."""
+    """Return one row for each entry of a record's `alternatives` or `windows`."""
     return [
         {"figure": r.figure, "run": r.run, "seed": r.seed} | entry
         for r in records
@@ -68,44 +68,49 @@ def nested_rows(records: list[RunRecord], name: str) -> list[dict[str, Any]]:
 
 
 def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str, list[Pair]]]:
-    """Ranking and pairwise probabilities within each figure that has two recipes or more."""
+    """Rank the recipes of each figure that has two or more, and give their pairwise probabilities."""
     ranked, paired = {}, {}
     for figure in dict.fromkeys(record.figure for record in records):
         recipes = recipes_of([record for record in records if record.figure == figure])
         if len(recipes) > 1:
             ranked[figure] = rank(recipes)
-            paired[figure] = pairs(sorted(recipes, key=_ceiling)[:MAX_PAIRED])
+            paired[figure] = pairs(sorted(recipes, key=_median_a, reverse=True)[:MAX_PAIRED])
     return ranked, paired
 
 
 def ranking_row(row: Ranked) -> dict[str, Any]:
-    """A row of the ranking; without the numbers that an unidentified recipe has only from the prior."""
+    """Return a row of the ranking, without the numbers that an unidentified recipe has only from the prior."""
     unknown = {} if row.identified else dict.fromkeys(("a", "common_a", "b", "slope"))
     return asdict(row) | unknown
 
 
-def _ceiling(recipe: Recipe) -> float:
-    """Sorts the highest ceiling first."""
-    return -float(np.mean([np.median(quantiles) for quantiles in recipe.a_quantiles]))
+def score_row(row: Scored) -> dict[str, Any]:
+    """Return a row of scores.csv, whose column for `predicted_at` is `foretold_at`."""
+    columns = asdict(row)
+    return {"key": columns.pop("key"), "foretold_at": columns.pop("predicted_at")} | columns
+
+
+def _median_a(recipe: Recipe) -> float:
+    return float(np.mean([np.median(quantiles) for quantiles in recipe.a_quantiles]))
 
 
 def recipes_of(records: list[RunRecord]) -> list[Recipe]:
-    """The runs of one figure by recipe, its seeds together."""
+    """Group the runs of one figure by recipe, its seeds together."""
     names = list(dict.fromkeys(record.run for record in records))
-    groups = {name: [record for record in records if record.run == name] for name in names}
+    seeds = {name: [record for record in records if record.run == name] for name in names}
     return [
         Recipe(
             name=name,
-            windows=[fitted_window(record) for record in group],
-            a_quantiles=[np.array(record.a_quantiles) for record in group],
-            identified=all(record.identified for record in group),
+            windows=[fitted_window(record) for record in seeds[name]],
+            a_quantiles=[np.array(record.a_quantiles) for record in seeds[name]],
+            identified=all(record.identified for record in seeds[name]),
         )
-        for name, group in groups.items()
+        for name in names
     ]
 
 
 def fitted_window(record: RunRecord) -> Window:
-    """The window that a record was fitted to."""
+    """Return the window that a record was fitted to."""
     fitted = np.array(record.points["fitted"], dtype=bool)
     columns = {
         name: np.array(record.points[name])[fitted] for name in ("compute", "pass_rate", "num_samples")
@@ -120,8 +125,7 @@ def write_tables(
     paired: dict[str, list[Pair]],
     scored: list[Scored],
 ) -> None:
-    """Write every table into `out`; tables without rows are left out, and removed if an earlier call wrote
-    them."""
+    """Write every table into `out`; remove those that have no rows now and were written by an earlier call."""
     tables = {
         "fits": fit_rows(records),
         "predictions": prediction_rows(records),
@@ -129,7 +133,7 @@ def write_tables(
         "windows": nested_rows(records, "windows"),
         "ranking": [{"figure": figure} | ranking_row(row) for figure, rows in ranked.items() for row in rows],
         "pairs": [{"figure": figure} | asdict(row) for figure, rows in paired.items() for row in rows],
-        "scores": [asdict(row) for row in scored],
+        "scores": [score_row(row) for row in scored],
     }
     for name, rows in tables.items():
         path = out / f"{name}.csv"
@@ -147,20 +151,5 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Every digit of a number: tables are joined on compute."""
+    """Return a cell with every digit of a number: tables are joined on compute."""
     return repr(float(value)) if isinstance(value, float) else value
-
-
-def format_table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
-    """Aligned text for a terminal; numbers to four digits, nothing as a dash."""
-    cells = [list(columns)] + [[_text(row[name]) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None or value == "":
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from scalerl.curve.window import MIN_POINTS, Window
+from scalerl.curve.window import MIN_FIT_POINTS, Window
 
 
 def latest(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -26,9 +26,9 @@ def ceiling(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     they make no curve."""
     evaluations = sorted((row for row in rows if row["kind"] == "eval"), key=lambda row: row["step"])
     after = evaluations[1:]
-    if len(after) < MIN_POINTS:
+    if len(after) < MIN_FIT_POINTS:
         return None
-    from scalerl.curve.estimators import fit_curve  # SciPy takes a second to import
+    from scalerl.curve.fit import fit_curve  # SciPy takes a second to import
 
     try:
         window = Window(
@@ -41,5 +41,5 @@ def ceiling(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     fit = fit_curve(window)
     low, high = np.quantile(fit.parameters.a, [0.05, 0.95])
-    verdict = {"identified": fit.verdict.identified, "reason": fit.verdict.reason}
-    return {"a": float(fit.curve.a), "lo90": float(low), "hi90": float(high)} | verdict
+    found = {"identified": fit.identification.identified, "reason": fit.identification.reason}
+    return {"a": float(fit.curve.a), "lo90": float(low), "hi90": float(high)} | found

@@ -13,7 +13,6 @@ from scalerl.cluster.site import SiteConfig
 from scalerl.config import RunConfig
 from scalerl.fits.predictions import prediction_files, write_prediction
 from scalerl.fits.records import RunRecord
-from scalerl.fits.tables import format_table
 from scalerl.launch.supervisor import EXIT_INTERRUPTED, run
 from scalerl.run_folder import read_config, save_config
 from scalerl.sweep.candidates import ACTIVE, Candidate, already_extended, choose, obstacle
@@ -21,6 +20,7 @@ from scalerl.sweep.states import RunState
 from scalerl.sweep.status import states_below
 from scalerl.sweep.submission import resolve_submissions, submit
 from scalerl.sweep.submissions import Submission, sweep_lock
+from scalerl.table import format_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,8 @@ class Plan:
         """Return the forecast: a table, the notes, the sum."""
         rows = [extension.row() for extension in self.extensions]
         total = f"{len(rows)} run{'s'[: len(rows) != 1]}, {self.to_spend:.4g} GPU-hours to spend"
-        return "\n".join([format_table(rows, list(rows[0])), *self.notes, total])
+        table = format_table([list(row.values()) for row in rows], list(rows[0]))
+        return "\n".join([table, *self.notes, total])
 
 
 def plan_extension(

@@ -13,6 +13,7 @@ from scalerl.config import RunConfig
 from scalerl.files import read_json
 from scalerl.launch.processes import num_devices
 from scalerl.paths import RunPaths
+from scalerl.table import format_table
 
 PAPER_GPU_HOURS_PER_STEP = 2.57
 PAPER_PARAMETERS = 8e9
@@ -56,15 +57,11 @@ class Forecast:
             ("wall time", self.wall_h, " h"),
             ("disk", self.disk_gb, " GB"),
         ]
-        values = [
-            f"{_number(estimate.value)}{unit if estimate.value is not None else ''}"
-            for _, estimate, unit in rows
+        cells = [
+            (name, _number(row.value) + (unit if row.value is not None else ""), row.source)
+            for name, row, unit in rows
         ]
-        width = max(map(len, values))
-        return [
-            f"  {name:<9}  {value:>{width}}  {row.source}"
-            for (name, row, _), value in zip(rows, values, strict=True)
-        ]
+        return [f"  {line}" for line in format_table(cells, align="<>").splitlines()]
 
 
 def _number(value: float | None) -> str:

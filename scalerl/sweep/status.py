@@ -19,6 +19,7 @@ from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, State, sweep_states
+from scalerl.table import format_table
 
 COLUMNS = (
     "run",
@@ -79,11 +80,8 @@ def states_below(path: Path) -> list[RunState]:
 def sweep_table(states: Sequence[RunState], width: int | None = None) -> str:
     """One line a run, and the totals."""
     budgets = [_budget(state.paths) for state in states]
-    rows = [COLUMNS, *(_row(state, budget) for state, budget in zip(states, budgets, strict=True))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    rows = [_row(state, budget) for state, budget in zip(states, budgets, strict=True)]
+    lines = format_table(rows, COLUMNS).splitlines()
     used = sum(_used(state) for state in states)
     limit = _total_limit(budgets)
     total = "" if limit is None else f" of {format_hours(limit)}"

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import multivariate_normal, norm
 
-from scalerl.curve.draws import Draws
-from scalerl.curve.estimators import ESTIMATORS, fit_curve
-from scalerl.curve.posterior import MAX_POINTS, fit_posterior, integrate_all
-from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.estimators import ESTIMATORS
+from scalerl.curve.estimators.draws import Draws
+from scalerl.curve.estimators.grid import integrate_all
+from scalerl.curve.estimators.posterior import MAX_POINTS, fit_posterior
+from scalerl.curve.estimators.prior import PUBLISHED
+from scalerl.curve.fit import fit_curve
 from scalerl.curve.sigmoid import Sigmoid
-from scalerl.curve.window import Window, merge
+from scalerl.curve.window import Window, coarsen
 
 COMPUTE = np.geomspace(1200.0, 9000.0, 9)
 TRUTH = Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0)
@@ -57,7 +59,8 @@ def test_much_data_forgets_the_prior():
     truth = Sigmoid(r0=0.05, a=0.93, b=0.9, c_mid=0.02)
     compute = np.geomspace(0.002, 1.0, 60)
     pass_rate = truth(compute) + np.random.default_rng(0).normal(0, 0.003, 60)
-    parameters, _ = fit_posterior(Window(compute=compute, pass_rate=pass_rate, r0=0.05), PUBLISHED)
+    window = Window(compute=compute, pass_rate=pass_rate, r0=0.05)
+    parameters = fit_posterior(window, PUBLISHED).parameters
     for name in ("a", "b", "c_mid"):
         low, high = parameters.interval(name)
         assert low <= getattr(truth, name) <= high, name
@@ -65,31 +68,33 @@ def test_much_data_forgets_the_prior():
 
 
 def test_the_unit_of_compute_does_not_matter():
-    hours, _ = fit_posterior(simulate(), PUBLISHED)
+    hours = fit_posterior(simulate(), PUBLISHED).parameters
     window = simulate()
-    flops, _ = fit_posterior(replace(window, compute=window.compute * 1e18), PUBLISHED)
+    flops = fit_posterior(replace(window, compute=window.compute * 1e18), PUBLISHED).parameters
     assert np.median(flops.a) == pytest.approx(np.median(hours.a), abs=1e-6)
     assert np.median(flops.c_mid) == pytest.approx(np.median(hours.c_mid) * 1e18, rel=1e-6)
 
 
-def test_a_long_run_is_merged_and_the_answer_hardly_changes(monkeypatch):
-    """900 points in one piece and merged; ends, answers and the mean pass rate stay."""
+def test_a_long_run_is_coarsened_and_the_answer_hardly_changes(monkeypatch):
+    """900 points in one piece and coarsened; ends, answers and the mean pass rate stay."""
     compute = np.linspace(100.0, 16_000.0, 900)
     whole = simulate(3, compute)
-    part = merge(whole, MAX_POINTS)
+    part = coarsen(whole, MAX_POINTS)
     assert 200 < len(part.compute) <= MAX_POINTS and part.num_samples.sum() == pytest.approx(900 * 16_000)
     assert (part.compute[0], part.compute[-1]) == (100.0, 16_000.0) and part.r0_sd == whole.r0_sd
     assert part.num_samples @ part.pass_rate == pytest.approx(16_000 * whole.pass_rate.sum())
     assert np.diff(np.log(part.compute)).max() < 3 * max(
         np.diff(np.log(compute)).max(), np.log(160) / MAX_POINTS
     )
-    merged, ahead = fit_posterior(whole, PUBLISHED)
-    monkeypatch.setattr("scalerl.curve.posterior.MAX_POINTS", 900)
-    exact, exact_ahead = fit_posterior(whole, PUBLISHED)
+    estimate = fit_posterior(whole, PUBLISHED)
+    coarse, ahead = estimate.parameters, estimate.predictive
+    monkeypatch.setattr("scalerl.curve.estimators.posterior.MAX_POINTS", 900)
+    estimate = fit_posterior(whole, PUBLISHED)
+    exact, exact_ahead = estimate.parameters, estimate.predictive
     for name in ("r0", "a", "b", "c_mid"):
         middle, spread = np.median(getattr(exact, name)), np.std(getattr(exact, name))
-        assert np.median(getattr(merged, name)) == pytest.approx(middle, abs=0.5 * spread), name
-        assert np.std(getattr(merged, name)) == pytest.approx(spread, rel=0.15), name
+        assert np.median(getattr(coarse, name)) == pytest.approx(middle, abs=0.5 * spread), name
+        assert np.std(getattr(coarse, name)) == pytest.approx(spread, rel=0.15), name
     later = np.array([20_000.0, 60_000.0])
     ours, theirs = (
         np.quantile(draws.evaluations(later), (0.05, 0.5, 0.95), axis=0) for draws in (ahead, exact_ahead)
@@ -102,7 +107,7 @@ def test_five_thousand_points_take_less_than_two_seconds():
     start = time.process_time()
     fit = fit_curve(window)
     assert time.process_time() - start < 2.0
-    assert fit.verdict.identified and fit.curve.a == pytest.approx(TRUTH.a, abs=0.002)
+    assert fit.identification.identified and fit.curve.a == pytest.approx(TRUTH.a, abs=0.002)
 
 
 def test_more_points_tell_more_at_any_number():
@@ -110,14 +115,14 @@ def test_more_points_tell_more_at_any_number():
     for both."""
     for num_points, expected in ((100, 0.00105), (400, 0.00055), (6400, 0.000155)):
         spreads = [
-            fit_posterior(simulate(s, np.linspace(1000, 16_000, num_points)), PUBLISHED)[0].a.std()
+            fit_posterior(simulate(s, np.linspace(1000, 16_000, num_points)), PUBLISHED).parameters.a.std()
             for s in range(4)
         ]
         np.testing.assert_allclose(spreads, expected, rtol=0.15)
 
 
 def test_correlation_where_one_parameter_does_not_vary():
-    draws, _ = fit_posterior(simulate(), PUBLISHED)
+    draws = fit_posterior(simulate(), PUBLISHED).parameters
     assert draws.correlation_ab == pytest.approx(np.corrcoef(draws.a, np.log(draws.b))[0, 1])
     two_values = np.where(np.arange(len(draws.b)) % 2, 1e8, np.nextafter(1e8, 2e8))  # of one logarithm
     assert replace(draws, b=two_values).correlation_ab == pytest.approx(0.0, abs=1e-6)
@@ -125,8 +130,8 @@ def test_correlation_where_one_parameter_does_not_vary():
 
 def test_noisier_evaluations_widen_the_interval():
     window = simulate()
-    few, _ = fit_posterior(replace(window, num_samples=512.0), PUBLISHED)
-    many, _ = fit_posterior(window, PUBLISHED)
+    few = fit_posterior(replace(window, num_samples=512.0), PUBLISHED).parameters
+    many = fit_posterior(window, PUBLISHED).parameters
     assert np.ptp(few.interval("a")) > 1.3 * np.ptp(many.interval("a"))
 
 
@@ -155,7 +160,7 @@ def test_any_curve_gets_finite_ordered_intervals(steps, rates, r0, estimator, sa
 
 
 def test_prediction_intervals_widen_with_distance():
-    _, predictive = fit_posterior(simulate(), PUBLISHED)
+    predictive = fit_posterior(simulate(), PUBLISHED).predictive
     low, high = np.quantile(
         predictive.evaluations(9000.0 * np.array([1.05, 2.0, 5.0, 20.0])), (0.05, 0.95), axis=0
     )

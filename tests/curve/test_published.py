@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.estimators.prior import PUBLISHED
 
 
 def test_default_predicts_better_than_the_paper_leave_one_figure_out(tool, published):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit, least_squares
 
-from scalerl.curve.least_squares import fit_least_squares
-from scalerl.curve.paper import A_GRID, C_MID_GRID, MIN_GPU_HOURS, fit_paper
+from scalerl.curve.estimators.least_squares import fit_least_squares
+from scalerl.curve.estimators.paper import A_GRID, C_MID_GRID, MIN_GPU_HOURS, fit_paper
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window
 

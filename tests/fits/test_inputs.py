@@ -226,7 +226,8 @@ def test_cut_off_by_epochs_and_an_axis_the_paper_does_not_know(tmp_path, points,
         )
         == 2
     )
-    assert "grid of C_mid is in GPU-hours; over steps use default" in capsys.readouterr().err
+    message = "the estimator paper fits over gpu_hours only; over steps use default or least_squares"
+    assert message in capsys.readouterr().err
 
 
 def test_folders_of_which_nothing_can_be_read(tmp_path, write_run, capsys):

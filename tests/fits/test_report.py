@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from scalerl.fits.batch import fit_all
+from scalerl.fits.fit_all import fit_all
 from scalerl.fits.records import Options
 
 PROBE = """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalerl.fits.figures import MAX_LEGEND, axis_figure, run_figure, save
+from scalerl.fits.drawing import MAX_LEGEND, draw_run, draw_together, save
 from scalerl.fits.points import RunPoints
 from scalerl.fits.records import Options, RunRecord, fit_record
 from scalerl.fits.tables import compare, fit_rows, nested_rows, prediction_rows, ranking_row
@@ -105,13 +105,13 @@ def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ranked, paired = compare(records)
-        save(tmp_path / "axis.png", axis_figure("all", records))
-        save(tmp_path / "run.png", run_figure(records[0]))
+        save(tmp_path / "axis.png", draw_together("all", records))
+        save(tmp_path / "run.png", draw_run(records[0]))
     rows = [ranking_row(row) for row in ranked["all"]]
     assert len(rows) == len(records) > MAX_LEGEND
     assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
     assert all(0 <= pair.ceiling_above <= 1 for pair in paired["all"])
-    assert len(axis_figure("all", records).axes[0].get_legend().get_texts()) == MAX_LEGEND
+    assert len(draw_together("all", records).axes[0].get_legend().get_texts()) == MAX_LEGEND
 
 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sigmoid", "step up"}))

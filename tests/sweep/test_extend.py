@@ -228,7 +228,7 @@ def test_the_same_command_again_and_a_farther_target(sweep, write_run, monkeypat
     assert [p["compute"] for p in second["predictions"]] == [160] and second["window"][1] == 81
     assert main(["fit", str(sweep)]) == 0
     assert (
-        "at 80 foretold" in capsys.readouterr().out
+        "at 80 predicted" in capsys.readouterr().out
         and "Predictions scored" in (sweep / "fits" / "report.html").read_text()
     )
 

@@ -3,22 +3,33 @@
 import numpy as np
 from scipy.special import expit
 
+from scalerl.curve.estimators.draws import Estimate
+from scalerl.curve.estimators.least_squares import delta_draws
+from scalerl.curve.estimators.prior import Prior
 from scalerl.curve.sigmoid import FloatArray, Sigmoid
+from scalerl.curve.window import Window
 
 A_GRID = np.linspace(0.45, 0.8, 71)
 C_MID_GRID = np.linspace(100.0, 40_000.0, 100)
 """GPU-hours."""
 MIN_GPU_HOURS = 1500.0
-"""Points before this (about one epoch) are dropped."""
+"""Points before this (about one epoch) are dropped, as in the paper."""
 LOG_B_GRID = np.log(np.geomspace(0.05, 20.0, 48))
 NEWTON_STEPS = 12
 
 
-def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
-    """The cell of least squared residuals in linear pass rate; `compute` [points] in GPU-hours, already cut
-    off.
+def estimate_by_paper(window: Window, prior: Prior) -> Estimate:
+    """Fit the window by the printed grid, with the textbook uncertainty; the prior is not used."""
+    curve = fit_paper(window.compute, window.pass_rate, window.r0)
+    draws = delta_draws(curve, window)
+    return Estimate(curve=curve, parameters=draws, predictive=draws)
 
-    The same minimum as scipy.optimize.curve_fit in each of the 7,100 cells, found for all cells at once.
+
+def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
+    """Return the cell of least squared residuals in linear pass rate.
+
+    `compute` [points] is in GPU-hours, the first epoch already dropped. The minimum is that of
+    scipy.optimize.curve_fit in each of the 7,100 cells, found for all cells at once.
     """
     gain = pass_rate - r0
     log_ratio = np.log(compute)[None, :] - np.log(C_MID_GRID)[:, None]
@@ -32,8 +43,10 @@ def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
 
 
 def _start(log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray) -> FloatArray:
-    """The best log B of a coarse grid in each cell [A, C_mid]; the error is quadratic in A, so A costs
-    nothing."""
+    """Return the best log B of a coarse grid in each cell [A, C_mid].
+
+    The error is quadratic in A, so all A together cost no more than one.
+    """
     fraction = expit(np.exp(LOG_B_GRID)[:, None, None] * log_ratio)
     linear, square = fraction @ gain, np.einsum("bcp,bcp->bc", fraction, fraction)
     error = amplitude[:, None, None] ** 2 * square - 2 * amplitude[:, None, None] * linear
@@ -43,7 +56,7 @@ def _start(log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray) -> Fl
 def _newton_step(
     log_b: FloatArray, log_ratio: FloatArray, gain: FloatArray, amplitude: FloatArray
 ) -> FloatArray:
-    """Gauss-Newton in log B, no longer than the coarse grid's spacing."""
+    """Return the Gauss-Newton step in log B of each cell, no longer than the coarse grid's spacing."""
     b = np.exp(log_b)[:, :, None]
     fraction = expit(b * log_ratio)
     slope = amplitude[:, None, None] * fraction * (1 - fraction) * b * log_ratio

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalerl.curve.alternatives import FAMILIES, compare_families
-from scalerl.curve.estimators import fit_curve
+from scalerl.curve.fit import fit_curve
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window
 
@@ -22,32 +22,36 @@ def test_before_c_mid_nothing_is_identified(end, estimator, seeds):
         b = (1.2, 1.7, 2.0, 2.6)[seed % 4]
         curve = Sigmoid(r0=0.4, a=0.62, b=b, c_mid=5000.0)
         fit = fit_curve(window(curve, np.linspace(500, 5000 * end, 30), seed), estimator)
-        identified += fit.verdict.identified
+        identified += fit.identification.identified
     assert identified <= 1
 
 
 def test_reason_and_way_out_are_given():
     curve = Sigmoid(r0=0.4, a=0.62, b=1.8, c_mid=10_000.0)
-    verdict = fit_curve(window(curve, np.linspace(500, 4000, 20))).verdict
-    assert not verdict.identified
-    assert "before C_mid" in verdict.reason and "no bend" in verdict.reason
-    assert verdict.needed_compute is not None and verdict.needed_compute > 10_000
+    found = fit_curve(window(curve, np.linspace(500, 4000, 20))).identification
+    assert not found.identified
+    assert "before C_mid" in found.reason and "no bend" in found.reason
+    assert found.needed_compute is not None and found.needed_compute > 10_000
 
 
 def test_the_compute_asked_for_identifies_most_runs():
     done = []
     for seed in range(30):
         curve = Sigmoid(r0=0.4, a=0.6, b=1.9, c_mid=4000.0)
-        verdict = fit_curve(window(curve, np.arange(400, 4400, 200.0), seed)).verdict
-        if verdict.needed_compute is not None:
-            longer = np.arange(400, verdict.needed_compute, 200.0)
-            done.append(fit_curve(window(curve, longer, 100 + seed)).verdict.identified)
+        found = fit_curve(window(curve, np.arange(400, 4400, 200.0), seed)).identification
+        if found.needed_compute is not None:
+            longer = np.arange(400, found.needed_compute, 200.0)
+            done.append(fit_curve(window(curve, longer, 100 + seed)).identification.identified)
     assert len(done) > 20 and np.mean(done) > 0.8
 
 
 def test_a_bend_that_is_seen_is_identified():
     fit = fit_curve(window(Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0), np.linspace(1000, 15_000, 40)))
-    assert fit.verdict.identified and fit.verdict.reason == "" and fit.verdict.needed_compute is None
+    assert (
+        fit.identification.identified
+        and fit.identification.reason == ""
+        and fit.identification.needed_compute is None
+    )
     assert fit.curve.a == pytest.approx(0.6, abs=0.01)
 
 
@@ -55,9 +59,9 @@ def test_another_law_is_not_taken_for_a_sigmoid():
     """A power law with its ceiling at .70, far above the sigmoid that fits it best."""
     for seed in range(5):
         fit = fit_curve(window(lambda c: 0.7 - 0.3 * (c / 1000) ** -0.5, np.linspace(1200, 16_000, 75), seed))
-        assert not fit.verdict.identified
-        assert "power_law fits better" in fit.verdict.reason
-        assert fit.verdict.needed_compute is None
+        assert not fit.identification.identified
+        assert "power_law fits better" in fit.identification.reason
+        assert fit.identification.needed_compute is None
 
 
 def test_a_run_that_collapses_in_its_window_has_no_ceiling():
@@ -65,17 +69,17 @@ def test_a_run_that_collapses_in_its_window_has_no_ceiling():
     fit = fit_curve(
         window(lambda c: rising(c) - np.maximum(0.0, c - 9000) * 2e-5, np.linspace(1000, 16_000, 75))
     )
-    assert not fit.verdict.identified
-    assert "do not follow a sigmoid" in fit.verdict.reason
+    assert not fit.identification.identified
+    assert "do not follow a sigmoid" in fit.identification.reason
 
 
 def test_no_gain_and_a_ceiling_at_one_are_named():
-    flat = fit_curve(window(lambda c: np.full(len(c), 0.4), np.linspace(500, 5000, 20))).verdict
+    flat = fit_curve(window(lambda c: np.full(len(c), 0.4), np.linspace(500, 5000, 20))).identification
     assert "no gain" in flat.reason
     compute = np.linspace(500, 5000, 20)
-    steep = fit_curve(window(lambda c: 0.4 + 0.55 * (c / 5000) ** 1.5, compute)).verdict
+    steep = fit_curve(window(lambda c: 0.4 + 0.55 * (c / 5000) ** 1.5, compute)).identification
     assert not steep.identified and "bound 1" in steep.reason
-    falling = fit_curve(window(lambda c: 0.4 - 0.1 * c / 5000, compute)).verdict
+    falling = fit_curve(window(lambda c: 0.4 - 0.1 * c / 5000, compute)).identification
     assert not falling.identified and "no gain" in falling.reason
 
 
@@ -83,9 +87,9 @@ def test_few_points_show_no_bend():
     """Five points and a sigmoid of four free numbers: it fits, and that says nothing."""
     curve = Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0)
     for estimator in ("default", "least_squares"):
-        short = fit_curve(window(curve, np.geomspace(1000, 15_000, 5)), estimator).verdict
+        short = fit_curve(window(curve, np.geomspace(1000, 15_000, 5)), estimator).identification
         assert not short.identified and "5 points are too few to show a bend" in short.reason
-    assert fit_curve(window(curve, np.geomspace(1000, 15_000, 12))).verdict.identified
+    assert fit_curve(window(curve, np.geomspace(1000, 15_000, 12))).identification.identified
 
 
 def test_a_run_that_ends_below_a_measured_r0_has_no_gain():
@@ -97,8 +101,8 @@ def test_a_run_that_ends_below_a_measured_r0_has_no_gain():
         r0=0.9,
         num_samples=1.0,
     )
-    verdict = fit_curve(falling).verdict
-    assert not verdict.identified and "no gain over R0" in verdict.reason
+    found = fit_curve(falling).identification
+    assert not found.identified and "no gain over R0" in found.reason
 
 
 def test_what_the_points_do_not_tell_is_uncertain():
@@ -106,7 +110,7 @@ def test_what_the_points_do_not_tell_is_uncertain():
     flat = window(lambda c: np.full(len(c), 0.6), np.linspace(5000, 20_000, 30))
     fit = fit_curve(flat, "least_squares")
     low, high = fit.parameters.interval("c_mid")
-    assert high / low > 100 and not fit.verdict.identified
+    assert high / low > 100 and not fit.identification.identified
 
 
 EXACT = {

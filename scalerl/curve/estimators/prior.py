@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-DEFAULT_SAMPLES = 16_000
-"""Answers behind one evaluation when the input does not say: 1,000 prompts x 16, as in arXiv 2510.13786."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:

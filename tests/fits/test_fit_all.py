@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from scalerl.curve.compare import Ranked
-from scalerl.curve.prior import PUBLISHED
+from scalerl.curve.estimators.prior import PUBLISHED
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits import fit_run, predict_run
-from scalerl.fits.batch import _known, fit_all, slug
 from scalerl.fits.command import main
+from scalerl.fits.fit_all import _known, fit_all, slug
 from scalerl.fits.inputs import read_folder
 from scalerl.fits.records import Options, signature
 from scalerl.fits.tables import ranking_row
@@ -179,7 +179,7 @@ def test_a_prediction_is_written_once_and_scored_after_the_extension(tmp_path, w
     assert "inside" in capsys.readouterr().out
 
 
-def test_a_farther_target_adds_a_file_and_none_is_foretold_twice(tmp_path, write_run):
+def test_a_farther_target_adds_a_file_and_none_is_predicted_twice(tmp_path, write_run):
     folder = write_run(tmp_path / "run", end=40.0)
     command = [str(folder), "--out", str(tmp_path / "out"), "--predict"]
     assert main([*command, "80"]) == 0
@@ -199,8 +199,8 @@ def test_a_farther_target_adds_a_file_and_none_is_foretold_twice(tmp_path, write
     # curve at 75
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["pass_rate"]
     assert scores.observed[80] == pytest.approx(last, abs=1e-12) and np.isnan(scores.observed[120])
-    foretold = json.loads(first)
-    curve, target = Sigmoid(**foretold["curve"]), foretold["predictions"][0]
+    written = json.loads(first)
+    curve, target = Sigmoid(**written["curve"]), written["predictions"][0]
     moved = float(curve(80) - curve(75))
     assert moved > 1e-4
     for name in ("predicted", "lo90", "hi90"):
@@ -251,7 +251,7 @@ def test_an_interrupted_call_leaves_no_stale_figure(tmp_path, write_run, monkeyp
     before = figure.read_bytes()
     write_run(folder, end=80.0)
     with monkeypatch.context() as patched:
-        patched.setattr("scalerl.fits.batch._draw", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr("scalerl.fits.fit_all._draw", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(folder, out)
     fit(folder, out)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scalerl import files
-from scalerl.alarms import alarms
-from scalerl.fits.figures import axis_figure, run_figure, save
+from scalerl.alarms import Alarm, alarms
+from scalerl.fits.drawing import draw_run, draw_together, save
 from scalerl.fits.inputs import Unreadable, read_input
 from scalerl.fits.points import RunPoints
 from scalerl.fits.predictions import Scored, score, write_prediction
@@ -23,7 +23,7 @@ MAX_READABLE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SweepFits:
     """What `fit_all` did."""
 
     records: list[RunRecord]
@@ -33,9 +33,8 @@ class Outcome:
     scored: list[Scored]
 
 
-def fit_all(path: Path, out: Path, options: Options) -> Outcome:
-    """Fit every run below `path` and write fits.csv, fits.json, predictions.csv, ranking.csv, figures/ and
-    report.html.
+def fit_all(path: Path, out: Path, options: Options) -> SweepFits:
+    """Fit every run below `path`; write tables, figures/, report.html and fits.json into `out`.
 
     Runs whose points and options did not change since the last call into the same `out` are not fitted again.
 
@@ -46,48 +45,54 @@ def fit_all(path: Path, out: Path, options: Options) -> Outcome:
     runs, unreadable = read_input(path, options.axis, options.task)
     out.mkdir(parents=True, exist_ok=True)
     known = _known(out / "fits.json")
-    records, num_fitted = [], 0
-    for run in runs:
-        record = known.get(signature(run, options))
-        if record is None:
-            try:
-                record = fit_record(run, options)
-            except ValueError as error:
-                unreadable.append(Unreadable(run=run.key, reason=str(error)))
-                continue
-            num_fitted += 1
-        records.append(record)
-    scored, failed = _foretell(runs, records, out, options)
-    unreadable += failed
+    records, num_fitted, unfitted = _fit_changed(runs, known, options)
+    scored, unscored = _predict(runs, records, out, options)
+    unreadable += unfitted + unscored
     ranked, paired = compare(records)
     write_tables(out, records, ranked, paired, scored)
     _draw(out / "figures", records, known)
-    rows = {run.key: read_rows(RunPaths(run.folder).metrics) for run in runs if run.folder}
-    alarmed = {key: raised for key in rows if (raised := alarms(rows[key]))}
     title = f"Curves of {path.name}" + (f", {options.task} alone" if options.task else "")
-    write_report(out / "report.html", title, records, ranked, paired, scored, unreadable, alarmed)
-    # last: after an interruption, the figures that may be missing are those of runs not known here
+    write_report(out / "report.html", title, records, ranked, paired, scored, unreadable, _alarmed(runs))
+    # Last: after an interruption, the figures that may be missing are those of runs not known here.
     files.write_json(out / "fits.json", [asdict(record) for record in records])
-    return Outcome(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
+    return SweepFits(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
 
 
 def _known(path: Path) -> dict[str, RunRecord]:
-    """Records of the last call, by signature; none if the file is broken or of another version."""
+    """Return the records of the last call by signature; none if the file is broken or of another version."""
     try:
         return {record["signature"]: RunRecord(**record) for record in json.loads(path.read_text())}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def _foretell(
+def _fit_changed(
+    runs: list[RunPoints], known: dict[str, RunRecord], options: Options
+) -> tuple[list[RunRecord], int, list[Unreadable]]:
+    """Fit the runs that are not known; return all records, the number fitted, and what could not be."""
+    records, num_fitted, unfitted = [], 0, []
+    for run in runs:
+        record = known.get(signature(run, options))
+        if record is None:
+            try:
+                record = fit_record(run, options)
+            except ValueError as error:
+                unfitted.append(Unreadable(run=run.key, reason=str(error)))
+                continue
+            num_fitted += 1
+        records.append(record)
+    return records, num_fitted, unfitted
+
+
+def _predict(
     runs: list[RunPoints], records: list[RunRecord], out: Path, options: Options
 ) -> tuple[list[Scored], list[Unreadable]]:
     """Write predictions that were asked for and are not there yet; score all that are."""
     folders = {run.key: run.folder for run in runs}
     scored: list[Scored] = []
-    unreadable = []
+    unscored = []
     for record in records:
-        # a run folder holds what was foretold of all its tasks together
+        # A run folder holds predictions of all its tasks together, so those of one task go elsewhere.
         folder = (None if options.task else folders[record.key]) or out / "records" / slug(record.key)
         try:
             if any(target > record.points["compute"][-1] for target in options.predict):
@@ -95,36 +100,40 @@ def _foretell(
                 write_prediction(folder, record)
             scored.extend(score(folder, record))
         except (ValueError, OSError) as error:
-            unreadable.append(Unreadable(run=record.key, reason=str(error)))
-    return scored, unreadable
+            unscored.append(Unreadable(run=record.key, reason=str(error)))
+    return scored, unscored
+
+
+def _alarmed(runs: list[RunPoints]) -> dict[str, list[Alarm]]:
+    """Return the alarms of every run folder that raised any, by the run's key."""
+    raised = {run.key: alarms(read_rows(RunPaths(run.folder).metrics)) for run in runs if run.folder}
+    return {key: found for key, found in raised.items() if found}
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
-    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no
-    more."""
+    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no more."""
     folder.mkdir(exist_ok=True)
-    drawn, wanted = _figures(list(known.values())), _figures(records)
+    drawn, wanted = _pictures(list(known.values())), _pictures(records)
     for name in drawn.keys() - wanted.keys():
         (folder / name).unlink(missing_ok=True)
     for name, members in wanted.items():
         before = {record.signature for record in drawn.get(name, [])}
         if before != {record.signature for record in members} or not (folder / name).exists():
             title = members[0].figure or "all runs"
-            save(folder / name, axis_figure(title, members) if len(members) > 1 else run_figure(members[0]))
+            save(folder / name, draw_together(title, members) if len(members) > 1 else draw_run(members[0]))
 
 
-def _figures(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The runs in every figure, by file name: one a run, one an axis of two runs or more."""
-    figures = {f"{slug(record.key)}.png": [record] for record in records}
-    for axis in dict.fromkeys(record.figure for record in records):
-        members = [record for record in records if record.figure == axis]
+def _pictures(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Return the runs in every picture by file name: one a run, one a figure of two runs or more."""
+    pictures = {f"{slug(record.key)}.png": [record] for record in records}
+    for figure in dict.fromkeys(record.figure for record in records):
+        members = [record for record in records if record.figure == figure]
         if len(members) > 1:
-            figures[f"axis_{slug(axis) if axis else 'all'}.png"] = members
-    return figures
+            pictures[f"axis_{slug(figure) if figure else 'all'}.png"] = members
+    return pictures
 
 
 def slug(key: str) -> str:
-    """A file name for a run: what can be read of its key, then six digits of a hash, so that different keys
-    differ."""
+    """Return a file name for a run: what can be read of its key, then six digits of a hash to tell keys apart."""
     readable = re.sub(r"[^A-Za-z0-9.\-]", "_", key)[:MAX_READABLE].lstrip(".")
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
