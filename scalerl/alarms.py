@@ -5,14 +5,14 @@ optimizer steps, held against a
 level: a single odd step raises none.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from scalerl.config import AlarmKind
+from scalerl.metrics.rows import EvalRow, Rows, StepRow
+from scalerl.run_folder import Alarm
 
 WINDOW_STEPS = 20
 BASELINE_STEPS = 100
@@ -51,58 +51,32 @@ ADVICE: dict[AlarmKind, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alarm:
-    """One stretch of steps in which a sign was beyond its level.
-
-    step, last_step: the first and the last optimizer step of it. value: the most extreme in it; level: what
-    `value` was held against.
-    """
-
-    kind: AlarmKind
-    step: int
-    last_step: int
-    value: float
-    level: float
-    advice: str
-
-    def __str__(self) -> str:
-        side = "below" if self.value < self.level else "above"
-        return f"{self.kind} {self.value:.3g} {side} {self.level:.3g} since step {self.step}"
-
-
-def alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
-    """Every alarm of a run so far, by its first step.
-
-    rows: of metrics.jsonl, in order. A step that trained nothing counts in no mean.
-    """
-    steps = [row for row in rows if row["kind"] == "step"]
+def alarms(rows: Rows) -> list[Alarm]:
+    """Return every alarm of a run so far, by its first step. A step that trained nothing counts in no mean."""
+    steps = rows.steps
     if not steps:
         return []
-    numbers = [row["step"] for row in steps]
+    numbers = [row.step for row in steps]
     found: list[Alarm] = []
-    signs = _signs(steps) | {
-        "pass_rate": _pass_rates(numbers, [row for row in rows if row["kind"] == "eval"])
-    }
+    signs = _signs(steps) | {"pass_rate": _pass_rates(numbers, rows.evaluations)}
     for kind, (values, levels) in signs.items():
         found += _stretches(kind, numbers, values, levels)
     return sorted(found, key=lambda alarm: alarm.step)
 
 
-def standing_alarms(rows: Sequence[Mapping[str, Any]]) -> list[Alarm]:
-    """Those that the newest step still has."""
-    newest = max((row["step"] for row in rows if row["kind"] == "step"), default=None)
+def standing_alarms(rows: Rows) -> list[Alarm]:
+    """Return the alarms that the newest step still has."""
+    newest = max((row.step for row in rows.steps), default=None)
     return [alarm for alarm in alarms(rows) if alarm.last_step == newest]
 
 
-def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
+def _signs(steps: Sequence[StepRow]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
     """(value, level) [steps] of every kind that is read from step rows; nan where there is none."""
     entropy = _window_means(_column(steps, "entropy"))
     grad_norm = _column(steps, "grad_norm")
     first_entropy = next(iter(entropy[np.isfinite(entropy)]), np.nan)
     skipped = np.array(
-        [not row.get("step_applied", True) and row.get("num_micro_batches", 0) > 0 for row in steps],
-        dtype=float,
+        [not row.step_applied and (row.num_micro_batches or 0) > 0 for row in steps], dtype=float
     )
     constant = np.ones(len(steps))
     return {
@@ -115,20 +89,18 @@ def _signs(steps: Sequence[Mapping[str, Any]]) -> dict[AlarmKind, tuple[np.ndarr
     }
 
 
-def _pass_rates(
-    numbers: Sequence[int], evaluations: Sequence[Mapping[str, Any]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _pass_rates(numbers: Sequence[int], evaluations: Sequence[EvalRow]) -> tuple[np.ndarray, np.ndarray]:
     """(value, level) [steps]: the newest evaluation of a policy up to each step, against the best one up to
     there."""
-    by_step = {row["step"]: row["pass_rate"] for row in evaluations}
+    by_step = {row.step: row.pass_rate for row in evaluations}
     evaluated = np.array(sorted(by_step))
     newest = np.searchsorted(evaluated, numbers, side="right") - 1
     rates = np.array([np.nan, *(by_step[step] for step in evaluated)])
     return rates[newest + 1], np.fmax.accumulate(rates)[newest + 1] - PASS_RATE_LEVEL
 
 
-def _column(steps: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    return np.array([np.nan if row.get(name) is None else row[name] for row in steps], dtype=float)
+def _column(steps: Sequence[StepRow], name: str) -> np.ndarray:
+    return np.array([getattr(row, name) for row in steps], dtype=float)  # None becomes nan
 
 
 def _window_means(values: np.ndarray) -> np.ndarray:

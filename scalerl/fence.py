@@ -8,11 +8,12 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from scalerl.files import read_json, temporary_name, write_json
+from scalerl.files import temporary_name
 from scalerl.paths import RunPaths
+from scalerl.run_folder import Attempt, read_attempt, read_stop, write_attempt
 
 HEARTBEAT_EXPIRES_S = 60.0
 LOCK_EXPIRES_S = 60.0
@@ -27,7 +28,8 @@ class StaleAttempt(RuntimeError):
 
 def current_attempt(paths: RunPaths) -> int:
     """The number of the attempt that owns the folder; 0 before the first."""
-    return read_json(paths.attempt)["attempt"] if paths.attempt.exists() else 0
+    owner = read_attempt(paths)
+    return owner.attempt if owner else 0
 
 
 def check_attempt(paths: RunPaths, attempt: int) -> None:
@@ -46,10 +48,8 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
 def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
     """Whether the supervisor of this attempt wants the trainer to end; that of an earlier one may still have
     been writing."""
-    try:
-        return read_json(paths.stop)["attempt"] == attempt
-    except FileNotFoundError:
-        return False
+    request = read_stop(paths)
+    return request is not None and request.attempt == attempt
 
 
 def end_if_stale(paths: RunPaths, attempt: int) -> None:
@@ -60,7 +60,8 @@ def end_if_stale(paths: RunPaths, attempt: int) -> None:
     """
     try:
         check_attempt(paths, attempt)
-        if read_json(paths.attempt)["pid"] == RELEASED:
+        owner = read_attempt(paths)
+        if owner is not None and owner.pid == RELEASED:
             raise StaleAttempt(f"attempt {attempt} has ended")
     except StaleAttempt as error:
         print(f"fenced off: {error}", flush=True)
@@ -125,31 +126,38 @@ def _remove_stale(lock: Path) -> None:
 
 
 def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
-    attempt = 1
-    if paths.attempt.exists():
-        owner = read_json(paths.attempt)
-        attempt = owner["attempt"] + 1
-        earlier_start = job_id is not None and owner["job_id"] == job_id and owner["restarts"] != restarts
+    owner = read_attempt(paths)
+    if owner is not None:
+        # Slurm started the same job again, so its earlier start is dead, or cut off and soon fenced off
+        earlier_start = job_id is not None and owner.job_id == job_id and owner.restarts != restarts
         if _alive(paths, owner) and not earlier_start:
             raise ValueError(
-                f"{paths.root} is being run by process {owner['pid']} on {owner['host']} (attempt {owner['attempt']}); "
+                f"{paths.root} is being run by process {owner.pid} on {owner.host} (attempt {owner.attempt}); "
                 f"stop it first, or choose another --dir"
             )
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started_ticks": _started_ticks(os.getpid())}
-    me |= {"job_id": job_id, "restarts": restarts}
-    write_json(paths.attempt, {"attempt": attempt, **me})
-    return attempt
+    mine = Attempt(
+        attempt=owner.attempt + 1 if owner else 1,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_ticks=_started_ticks(os.getpid()),
+        job_id=job_id,
+        restarts=restarts,
+    )
+    write_attempt(paths, mine)
+    return mine.attempt
 
 
-def _alive(paths: RunPaths, owner: dict[str, Any]) -> bool:
-    if owner["host"] == socket.gethostname():
-        return owner["pid"] != os.getpid() and _started_ticks(owner["pid"]) == owner["started_ticks"]
+def _alive(paths: RunPaths, owner: Attempt) -> bool:
+    if owner.host == socket.gethostname():
+        return owner.pid != os.getpid() and _started_ticks(owner.pid) == owner.started_ticks
+    # another host's processes cannot be seen: the file's time is its supervisor's heartbeat
     return time.time() - paths.attempt.stat().st_mtime < HEARTBEAT_EXPIRES_S
 
 
 def supervisor_alive(paths: RunPaths) -> bool:
     """Whether a supervisor seems to be at work in the folder, on whatever host."""
-    return paths.attempt.exists() and _alive(paths, read_json(paths.attempt))
+    owner = read_attempt(paths)
+    return owner is not None and _alive(paths, owner)
 
 
 def heartbeat(paths: RunPaths) -> None:
@@ -164,6 +172,7 @@ def release_attempt(paths: RunPaths, attempt: int) -> None:
         StaleAttempt: another attempt owns it already.
     """
     check_attempt(paths, attempt)
-    owner = read_json(paths.attempt)
-    write_json(paths.attempt, owner | {"pid": RELEASED, "started_ticks": -1, "host": socket.gethostname()})
+    owner = read_attempt(paths)
+    assert owner is not None, "check_attempt has just read it"
+    write_attempt(paths, replace(owner, pid=RELEASED, started_ticks=-1, host=socket.gethostname()))
     os.utime(paths.attempt, (0, 0))

@@ -55,8 +55,8 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         _, recipe, seed = split_name(state.name)
         name = {"recipe": recipe, "seed": seed}
         rows = read_rows(RunPaths(study / state.name).metrics)
-        steps = pd.DataFrame([row for row in rows if row["kind"] == "step"])
-        evaluations = pd.DataFrame([row for row in rows if row["kind"] == "eval"])
+        steps = pd.DataFrame([row.to_json() for row in rows.steps])
+        evaluations = pd.DataFrame([row.to_json() for row in rows.evaluations])
         run: dict[str, Any] = name | {"state": state.state, "reason": state.reason, "steps": len(steps)}
         if len(steps):
             run |= {column: steps[column].mean() for column in STEP_MEANS} | {

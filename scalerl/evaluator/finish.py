@@ -11,7 +11,7 @@ from scalerl.evaluator.best import keep_if_best
 from scalerl.evaluator.mean_at_k import summarise
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.fence import check_attempt
-from scalerl.metrics.rows import post_row
+from scalerl.metrics.rows import EvalRow, post_row
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, answer_evaluation, pending_evaluations
 
@@ -52,8 +52,9 @@ def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict
 
 
 def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: dict[str, Any]) -> None:
-    row = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
-    post_row(paths, {"kind": "eval", "time_s": request.published_s, "attempt": attempt, **row})
+    values = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
+    head = {"time_s": request.published_s, "attempt": attempt}
+    post_row(paths, EvalRow.from_json(head | values, f"the evaluation of step {request.step}"))
     best = keep_if_best(paths, paths.weights / request.name, result)
     answer_evaluation(paths, request, result)
     print(

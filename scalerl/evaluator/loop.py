@@ -14,12 +14,12 @@ from scalerl.data.problem import load_problems
 from scalerl.evaluator.finish import finish_oldest
 from scalerl.evaluator.mean_at_k import sample_and_grade
 from scalerl.evaluator.parts import Parts
-from scalerl.files import read_json
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal, start_verifier
+from scalerl.run_folder import read_config
 from scalerl.spool.admission import wait_for_manifest
 from scalerl.spool.evaluations import EvaluationRequest
 from scalerl.spool.weights import check_weights
@@ -37,7 +37,7 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
     """
     stop = StopSignal()
     paths = RunPaths(run_dir)
-    config = RunConfig.model_validate(read_json(paths.config)["config"])
+    config = read_config(paths)
     parts = Parts(paths, index=index, num=config.evaluation.num, attempt=attempt)
     import_vllm()
     wait_for_manifest(paths, config.launch.wait_for_weights_s)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from scalerl.curve.window import MIN_FIT_POINTS
 from scalerl.fits.points import RunPoints, Where, run_points
-from scalerl.metrics.rows import read_rows
+from scalerl.metrics.rows import EvalRow, read_rows
 
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
@@ -109,14 +109,15 @@ def read_folder(
 def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
     """The eval rows of a run, their numbers checked."""
     evaluations: list[dict[str, Any]] = []
-    for i, row in enumerate(read_rows(path), start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: row {i} is not an object: {str(row)[:80]}")
-        if row.get("kind") != "eval":
+    for i, record in enumerate(read_rows(path), start=1):
+        if not isinstance(record, EvalRow):
             continue
+        row = record.to_json()
         row |= {name: row.get(column) for name, column in _columns_of(task, row, f"{path}: row {i}").items()}
         column = next((name for name in AXES[axis] if name in row), AXES[axis][0])
-        optional = [name for name in ("num_prompts", "samples_per_prompt", "epoch") if name in row]
+        optional = [
+            name for name in ("num_prompts", "samples_per_prompt", "epoch") if row.get(name) is not None
+        ]
         for name in ("step", "pass_rate", column, *optional):
             value = row.get(name)
             if (

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from scalerl import files
-from scalerl.alarms import Alarm
 from scalerl.curve.compare import Pair, Ranked
 from scalerl.fits.drawing import COLOURS
 from scalerl.fits.inputs import Unreadable
@@ -17,6 +16,7 @@ from scalerl.fits.page import PAGE
 from scalerl.fits.predictions import Scored
 from scalerl.fits.records import LABELS, RunRecord
 from scalerl.fits.tables import fit_rows, ranking_row
+from scalerl.run_folder import Alarm
 
 CURVE_DIGITS = 5
 
@@ -43,7 +43,7 @@ def write_report(
             for figure, rows in paired.items()
         ),
         _section(
-            "Alarms", [{"run": key} | asdict(alarm) for key, raised in alarmed.items() for alarm in raised]
+            "Alarms", [{"run": key} | alarm.to_json() for key, raised in alarmed.items() for alarm in raised]
         ),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),

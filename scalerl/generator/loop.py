@@ -17,7 +17,6 @@ from scalerl.algo.rewards import reward
 from scalerl.config import LengthConfig, RunConfig
 from scalerl.data.problem import Problem, load_problems
 from scalerl.fence import check_attempt
-from scalerl.files import read_json
 from scalerl.generator.follow import PolicyFollower, weights_are_there
 from scalerl.generator.unfinished import UnfinishedGroup
 from scalerl.inference.completion import CompletionSampler
@@ -25,6 +24,7 @@ from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal, start_verifier
+from scalerl.run_folder import read_config
 from scalerl.spool.admission import (
     PolicyManifest,
     goes_back,
@@ -50,7 +50,7 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
     """
     stop = StopSignal()
     paths = RunPaths(run_dir)
-    config = RunConfig.model_validate(read_json(paths.config)["config"])
+    config = read_config(paths)
     problems = {problem.prompt_id: problem for problem in load_problems(Path(config.data.train))}
     import_vllm()
     wait_for_manifest(paths, config.launch.wait_for_weights_s)

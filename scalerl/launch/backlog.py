@@ -1,15 +1,15 @@
 """The evaluations a run owes: what they will cost, whether the evaluators keep up, and which are late."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from scalerl.launch.processes import RoleProcess
+from scalerl.metrics.rows import EvalRow, Rows
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import pending_evaluations
 
 
 class Backlog:
-    """The requests of the trainer that nobody has answered yet."""
+    """The evaluations that the trainer asked for and nobody has answered yet."""
 
     def __init__(self, paths: RunPaths, note: Callable[[str], None]) -> None:
         """`note` shows a line to the user."""
@@ -17,27 +17,28 @@ class Backlog:
         self._num_late = 0
         self._said = False
 
-    def gpu_hours(self, rows: list[dict[str, Any]], devices: int) -> float:
-        """What a job of so many devices, which all wait for them, will pay for the evaluations that wait and
-        the last one, to come."""
-        newest = next((row for row in reversed(rows) if row["kind"] == "eval"), None)
+    def gpu_hours(self, rows: Rows, devices: int) -> float:
+        """Return the GPU-hours that the evaluations which wait, and the last one to come, will cost a job of
+        so many devices: all of them wait for it. 0 until one was measured."""
+        newest = rows.evaluations[-1:]
         owed = len(pending_evaluations(self._paths)) + 1
-        return owed * newest["evaluation_s"] * devices / 3600 if newest else 0.0
+        return owed * (newest[0].evaluation_s or 0.0) * devices / 3600 if newest else 0.0
 
-    def evaluated(self, row: dict[str, Any]) -> None:
+    def evaluated(self, row: EvalRow) -> None:
         """Say it once if evaluations pile up: twice in a row, one ended when two or more later ones were due
         already."""
-        num_waiting = sum(request.step > row["step"] for request in pending_evaluations(self._paths))
+        num_waiting = sum(request.step > row.step for request in pending_evaluations(self._paths))
         self._num_late = self._num_late + 1 if num_waiting > 1 else 0
         if self._num_late == 2 and not self._said:
             self._said = True
             self._note(
-                f"evaluations pile up: {num_waiting} wait, and one takes {row['evaluation_s']:.0f} s; stop and continue with a larger "
-                f"evaluation.num (and more devices). A new run may also set evaluation.every_steps, num_prompts or samples_per_prompt"
+                f"evaluations pile up: {num_waiting} wait, and one takes {row.evaluation_s or 0:.0f} s; stop and "
+                f"continue with a larger evaluation.num (and more devices). A new run may also set "
+                f"evaluation.every_steps, num_prompts or samples_per_prompt"
             )
 
     def lacking(self, step: int, evaluators: Sequence[RoleProcess]) -> str:
-        """Whose part the evaluation of a step waits for."""
+        """Say whose part the evaluation of a step waits for."""
         num = len(evaluators)
         done = [self._paths.evaluation_part(step, index, num).exists() for index in range(num)]
         missing = [process for process, there in zip(evaluators, done, strict=True) if not there] or [

@@ -4,10 +4,10 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from scalerl.alarms import Alarm
 from scalerl.config import RunConfig
+from scalerl.metrics.rows import Rows, StepRow
+from scalerl.run_folder import Alarm, GpuHours
 
 
 def format_duration(seconds: float) -> str:
@@ -16,40 +16,39 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
-def eta_s(config: RunConfig, rows: list[dict[str, Any]], gpu_hours: float) -> float | None:
+def eta_s(config: RunConfig, rows: Sequence[StepRow], gpu_hours: float) -> float | None:
     """Seconds until the budget is used up at the pace of the last 20 steps; None while there is no pace."""
     if len(rows) < 2:
         return None
     recent = rows[-21:]
-    elapsed_s = recent[-1]["time_s"] - recent[0]["time_s"]
+    elapsed_s = recent[-1].time_s - recent[0].time_s
     if elapsed_s <= 0:
         return None
     estimates = []
     if config.budget.max_steps is not None:
-        pace = (recent[-1]["step"] - recent[0]["step"]) / elapsed_s
-        estimates.append((config.budget.max_steps - recent[-1]["step"]) / pace)
+        pace = (recent[-1].step - recent[0].step) / elapsed_s
+        estimates.append((config.budget.max_steps - recent[-1].step) / pace)
     if config.budget.max_gpu_hours is not None:
-        pace = (recent[-1]["gpu_hours"] - recent[0]["gpu_hours"]) / elapsed_s
+        pace = ((recent[-1].gpu_hours or 0.0) - (recent[0].gpu_hours or 0.0)) / elapsed_s
         estimates.append((config.budget.max_gpu_hours - gpu_hours) / pace)
     return max(0.0, min(estimates))
 
 
-def status_line(
-    config: RunConfig, rows: list[dict[str, Any]], gpu_hours: dict[str, float], alarms: Sequence[Alarm] = ()
-) -> str:
+def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequence[Alarm] = ()) -> str:
     """One line from the metric rows so far, the GPU-hours of every role and the alarms that stand."""
-    steps = [row for row in rows if row["kind"] == "step"]
-    evals = [row for row in rows if row["kind"] == "eval"]
-    parts = ["starting" if not steps else f"step {steps[-1]['step']}"]
+    steps, evals = rows.steps, rows.evaluations
+    parts = ["starting" if not steps else f"step {steps[-1].step}"]
     if config.budget.max_steps is not None:
         parts[0] += f"/{config.budget.max_steps}"
     parts += [f"ALARM {alarm}" for alarm in alarms]
     if steps:
         recent = steps[-21:]
-        elapsed_s = recent[-1]["time_s"] - recent[0]["time_s"]
-        tokens_per_s = (recent[-1]["tokens"] - recent[0]["tokens"]) / elapsed_s if elapsed_s > 0 else 0.0
+        elapsed_s = recent[-1].time_s - recent[0].time_s
+        tokens_per_s = (
+            ((recent[-1].tokens or 0) - (recent[0].tokens or 0)) / elapsed_s if elapsed_s > 0 else 0.0
+        )
         mean = {
-            key: sum(row[key] for row in recent) / len(recent)
+            key: sum(getattr(row, key) or 0.0 for row in recent) / len(recent)
             for key in ("reward", "pass_rate", "off_policyness_mean")
         }
         parts += [
@@ -60,13 +59,12 @@ def status_line(
         parts += [f"off-policy {mean['off_policyness_mean']:.1f}/{config.off_policy.max_off_policyness}"]
     if evals:
         parts.append(
-            f"held-out {evals[-1]['pass_rate']:.3f} at step {evals[-1]['step']} (R0 {evals[0]['pass_rate']:.3f})"
+            f"held-out {evals[-1].pass_rate:.3f} at step {evals[-1].step} (R0 {evals[0].pass_rate:.3f})"
         )
-    by_role = " + ".join(
-        f"{gpu_hours[role]:.3g}" for role in ("generator", "trainer", "evaluator", "idle") if gpu_hours[role]
-    )
-    parts.append(f"GPU-hours {gpu_hours['total']:.4g}" + (f" ({by_role})" if by_role else ""))
-    remaining_s = eta_s(config, steps, gpu_hours["total"])
+    parts_of_total = (gpu_hours.generator, gpu_hours.trainer, gpu_hours.evaluator, gpu_hours.idle)
+    by_role = " + ".join(f"{hours:.3g}" for hours in parts_of_total if hours)
+    parts.append(f"GPU-hours {gpu_hours.total:.4g}" + (f" ({by_role})" if by_role else ""))
+    remaining_s = eta_s(config, steps, gpu_hours.total)
     parts.append("ETA -" if remaining_s is None else f"ETA {format_duration(remaining_s)}")
     return " | ".join(parts)
 

@@ -5,16 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-from scalerl.alarms import Alarm
 from scalerl.cluster.slurm import PREEMPTING, TIMEOUT
 from scalerl.config import RunConfig
-from scalerl.files import read_json, write_json
 from scalerl.launch.budget import limit_reached, sibling_gpu_hours
 from scalerl.launch.place import Place
 from scalerl.metrics.ledger import ComputeLedger
+from scalerl.metrics.rows import Rows
 from scalerl.paths import RunPaths
+from scalerl.run_folder import Alarm, StopRequest, read_end, write_stop
 
 TIME_LIMIT = "the job's time limit is near"
 JOB_EVERY_S = 1.0
@@ -95,7 +94,7 @@ class Stopping:
     def _warn(self, number: int, frame: FrameType | None) -> None:
         self._warned = True
 
-    def check(self, rows: list[dict[str, Any]], total: float, trainer_running: bool) -> None:
+    def check(self, rows: Rows, total: float, trainer_running: bool) -> None:
         """Ask the trainer to stop when there is reason to, from the metric rows and the GPU-hours so far.
 
         Raises:
@@ -144,7 +143,7 @@ class Stopping:
         if self.reason is None:
             self._ask(reason)
 
-    def _check_limits(self, rows: list[dict[str, Any]], total: float) -> None:
+    def _check_limits(self, rows: Rows, total: float) -> None:
         if self.interrupts:
             return self._ask("interrupted")
         if self._config.budget.sweep_max_gpu_hours is not None and time.monotonic() > self._siblings_due_s:
@@ -160,16 +159,16 @@ class Stopping:
     def _ask(self, reason: str) -> None:
         self.reason = reason
         self._deadline_s = time.monotonic() + self._config.launch.stop_deadline_s
-        write_json(self._paths.stop, {"attempt": self._attempt, "reason": reason})
+        write_stop(self._paths, StopRequest(attempt=self._attempt, reason=reason))
         self._note(f"stopping: {reason}; the trainer ends its step and checkpoints")
 
-    def check_progress(self, rows: list[dict[str, Any]], ledger: ComputeLedger) -> None:
+    def check_progress(self, rows: Rows, ledger: ComputeLedger) -> None:
         """A job whose time limit comes before its first step would be started again for ever.
 
         Raises:
             RunFailed: it has been so several times in a row.
         """
-        last_step_s = max((row["time_s"] for row in rows if row["kind"] == "step"), default=0.0)
+        last_step_s = max((row.time_s for row in rows.steps), default=0.0)
         num_jobs = ledger.num_jobs_since(last_step_s)
         if self.reason == TIME_LIMIT and num_jobs >= FRUITLESS_JOBS:
             raise RunFailed(
@@ -178,7 +177,8 @@ class Stopping:
 
     def own_end(self) -> str:
         """Why the trainer ended without being asked to."""
-        if not read_json(self._paths.end)["exhausted"]:
+        end = read_end(self._paths)
+        if end is None or not end.exhausted:
             return "max_steps reached"
         self.final = True
         return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"

@@ -7,27 +7,25 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 from scalerl.alarms import standing_alarms
 from scalerl.cluster.slurm import SlurmError
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, check_attempt, heartbeat, release_attempt
-from scalerl.files import read_json, write_json
 from scalerl.launch.backlog import Backlog
 from scalerl.launch.budget import budget_used_up, sibling_gpu_hours
 from scalerl.launch.place import claim, open_place
 from scalerl.launch.preflight import check_inputs, check_machine
 from scalerl.launch.processes import RoleProcess, free_port
-from scalerl.launch.snapshot import ceiling, latest
+from scalerl.launch.snapshot import latest, predicted_ceiling
 from scalerl.launch.status_line import Progress, status_line
 from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.metrics.loggers import open_loggers
+from scalerl.metrics.rows import EvalRow
 from scalerl.metrics.writer import MetricsWriter
 from scalerl.paths import RunPaths
-from scalerl.run_folder import check_run_folder, save_config
+from scalerl.run_folder import RunStatus, check_run_folder, read_end, read_status, save_config, write_status
 from scalerl.spool.evaluations import pending_evaluations
 
 POLL_S = 0.1
@@ -65,7 +63,7 @@ class Supervisor:
         self.stopping = Stopping(config, paths, self.attempt, self.place, self.progress.note)
         self.stopping.alarms = standing_alarms(self.metrics.rows)
         self._saved_s = 0.0
-        self._curve: dict[str, Any] | None = ceiling(self.metrics.rows)
+        self._curve = predicted_ceiling(self.metrics.rows)
         self._last_error = ""
 
     def run(self) -> int:
@@ -135,14 +133,14 @@ class Supervisor:
         return "finished", reason
 
     def _last_step(self) -> int:
-        return max((row["step"] for row in self.metrics.rows if row["kind"] == "step"), default=0)
+        return max((row.step for row in self.metrics.rows.steps), default=0)
 
     def _loop(self, until: Callable[[], bool], watched: list[RoleProcess]) -> None:
         while not until():
             for process in watched:
                 self._restart_if_dead(process)
             self._collect()
-            total = self.ledger.gpu_hours()["total"] + self._reserved_gpu_hours
+            total = self.ledger.gpu_hours().total + self._reserved_gpu_hours
             self.stopping.check(self.metrics.rows, total, self.layout.trainers[0].running)
             if time.monotonic() - self._saved_s > SAVE_EVERY_S:
                 if self._allocation is not None:
@@ -162,7 +160,7 @@ class Supervisor:
         dead = [process for process in trainers if codes[process.name] not in (None, 0)]
         if not dead and any(process.running for process in trainers):
             return False
-        if not dead and self.paths.end.exists():
+        if not dead and read_end(self.paths) is not None:
             return True
         dead = dead or trainers
         # the other ranks wait in a collective for the dead one
@@ -213,16 +211,16 @@ class Supervisor:
     def _collect(self) -> None:
         check_attempt(self.paths, self.attempt)
         new = self.metrics.collect()
-        if any(row["kind"] == "step" for row in new):
+        if new.steps:
             self._check_stability()
         for row in new:
             for log in self.loggers:
                 log(row)
-            if row["kind"] == "eval":
+            if isinstance(row, EvalRow):
                 self.backlog.evaluated(row)
-                self._curve = ceiling(self.metrics.rows)
+                self._curve = predicted_ceiling(self.metrics.rows)
                 self.progress.note(
-                    f"held-out pass rate {row['pass_rate']:.4f} at step {row['step']}, {row['gpu_hours']:.4g} GPU-hours"
+                    f"held-out pass rate {row.pass_rate:.4f} at step {row.step}, {row.gpu_hours:.4g} GPU-hours"
                 )
 
     def _check_stability(self) -> None:
@@ -269,24 +267,24 @@ class Supervisor:
         check_attempt(self.paths, self.attempt)
         heartbeat(self.paths)
         self.ledger.save()
-        status = {
-            "state": state,
-            "reason": reason,
-            "final": self.stopping.final,
-            "attempt": self.attempt,
-            "job_id": self.place.job_id,
-            "step": self._last_step(),
-            "pids": {process.name: process.pid for process in self.layout.processes if process.running},
-            "latest": latest(self.metrics.rows),
-            "curve": self._curve,
-            "last_error": self._last_error,
-            "alarms": [asdict(alarm) for alarm in self.stopping.alarms],
-            **self.config.budget.model_dump(),
-        }
-        check_attempt(self.paths, self.attempt)  # the ledger's fsync may have taken its time
-        write_json(
-            self.paths.status, status | {"updated_s": time.time(), "gpu_hours": self.ledger.gpu_hours()}
+        status = RunStatus(
+            state=state,
+            reason=reason,
+            final=self.stopping.final,
+            attempt=self.attempt,
+            job_id=self.place.job_id,
+            step=self._last_step(),
+            pids={process.name: pid for process in self.layout.processes if (pid := process.pid) is not None},
+            latest=latest(self.metrics.rows),
+            curve=self._curve,
+            last_error=self._last_error,
+            alarms=self.stopping.alarms,
+            limits=self.config.budget.model_dump(),
+            updated_s=time.time(),
+            gpu_hours=self.ledger.gpu_hours(),
         )
+        check_attempt(self.paths, self.attempt)  # the ledger's fsync may have taken its time
+        write_status(self.paths, status)
 
 
 def run(config: RunConfig, paths: RunPaths) -> int:
@@ -298,9 +296,9 @@ def run(config: RunConfig, paths: RunPaths) -> int:
     if paths.config.exists():
         check_run_folder(paths, config)
         if budget_used_up(config, paths):
-            print(
-                f"{paths.root} has finished ({read_json(paths.status)['reason']}); raise budget.* to go beyond a budget"
-            )
+            status = read_status(paths)
+            reason = status.reason if status else ""
+            print(f"{paths.root} has finished ({reason}); raise budget.* to go beyond a budget")
             return EXIT_FINISHED
     limit = config.budget.sweep_max_gpu_hours
     if limit is not None and sibling_gpu_hours(paths) >= limit:

@@ -7,6 +7,7 @@ from typing import Literal
 from scalerl.files import read_json, write_json
 from scalerl.metrics.rows import posted_rows, read_rows
 from scalerl.paths import RunPaths
+from scalerl.run_folder import GpuHours
 
 Role = Literal["generator", "trainer", "evaluator"]
 ROLES: tuple[Role, ...] = ("generator", "trainer", "evaluator")
@@ -47,7 +48,7 @@ class ComputeLedger:
             saved = read_json(self._path)
             self._intervals = [Interval(**interval) for interval in saved["intervals"]]
             rows = [*read_rows(paths.metrics), *posted_rows(paths).values()]
-            alive_s = max([saved["saved_s"], *(row["time_s"] for row in rows)])
+            alive_s = max([saved["saved_s"], *(row.time_s for row in rows)])
             for interval in self._intervals:
                 if interval.end_s is None:
                     interval.end_s = max(alive_s, interval.start_s)
@@ -74,8 +75,8 @@ class ComputeLedger:
             interval.role == "allocation" and interval.start_s > time_s for interval in self._intervals
         )
 
-    def gpu_hours(self, until_s: float | None = None) -> dict[str, float]:
-        """GPU-hours up to a unix time (default: now): one entry a role, "idle", and their sum as "total"."""
+    def gpu_hours(self, until_s: float | None = None) -> GpuHours:
+        """Return the GPU-hours up to a unix time (default: now)."""
         until_s = time.time() if until_s is None else until_s
         hours: dict[str, float] = dict.fromkeys((*ROLES, "allocation"), 0.0)
         in_jobs = 0.0
@@ -85,4 +86,10 @@ class ComputeLedger:
             if interval.job_id is not None and interval.role != "allocation":
                 in_jobs += interval_hours
         idle = max(0.0, hours.pop("allocation") - in_jobs)
-        return {**hours, "idle": idle, "total": sum(hours.values()) + idle}
+        return GpuHours(
+            generator=hours["generator"],
+            trainer=hours["trainer"],
+            evaluator=hours["evaluator"],
+            idle=idle,
+            total=sum(hours.values()) + idle,
+        )

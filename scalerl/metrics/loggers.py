@@ -1,25 +1,25 @@
 """Where metric rows go beside metrics.jsonl: TensorBoard, and Weights & Biases if the user asks for it."""
 
 from collections.abc import Callable
-from typing import Any
 
 from scalerl.config import RunConfig
+from scalerl.metrics.rows import Row
 from scalerl.paths import RunPaths
 
-Logger = Callable[[dict[str, Any]], None]
+Logger = Callable[[Row], None]
 
 
-def scalars(row: dict[str, Any]) -> dict[str, float]:
+def scalars(row: Row) -> dict[str, float]:
     """The numbers of a row as `kind/name`; tables such as groups_dropped become `kind/table/name`."""
     flat: dict[str, float] = {}
-    for name, value in row.items():
+    for name, value in row.to_json().items():
         entries = (
             {f"{name}/{key}": entry for key, entry in value.items()}
             if isinstance(value, dict)
             else {name: value}
         )
         flat |= {
-            f"{row['kind']}/{key}": float(entry)
+            f"{row.kind}/{key}": float(entry)
             for key, entry in entries.items()
             if isinstance(entry, (int, float))
         }
@@ -34,9 +34,9 @@ def tensorboard_logger(paths: RunPaths) -> Logger:
 
     writer = EventFileWriter(str(paths.tensorboard))
 
-    def log(row: dict[str, Any]) -> None:
+    def log(row: Row) -> None:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
-        writer.add_event(Event(wall_time=row["time_s"], step=row["step"], summary=Summary(value=values)))
+        writer.add_event(Event(wall_time=row.time_s, step=row.step, summary=Summary(value=values)))
         writer.flush()
 
     return log
@@ -63,8 +63,8 @@ def wandb_logger(paths: RunPaths, config: RunConfig) -> Logger:
         config=config.model_dump(),
     )
 
-    def log(row: dict[str, Any]) -> None:
-        run.log({**scalars(row), "step": row["step"]})
+    def log(row: Row) -> None:
+        run.log({**scalars(row), "step": row.step})
 
     return log
 

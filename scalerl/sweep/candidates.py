@@ -33,7 +33,7 @@ class Candidate:
     @property
     def used(self) -> float:
         """Return the GPU-hours that the run has used."""
-        return self.state.status["gpu_hours"]["total"] if self.state.status else 0.0
+        return self.state.status.gpu_hours.total if self.state.status else 0.0
 
     @cached_property
     def fit(self) -> RunRecord | str:
@@ -106,13 +106,13 @@ def already_extended(candidate: Candidate, config: RunConfig, extended: RunConfi
 
 def obstacle(candidate: Candidate, config: RunConfig) -> str:
     """Say why a run cannot be extended, with the way out; "" if it can."""
-    state, status, limit = candidate.state.state, candidate.state.status or {}, config.budget.max_gpu_hours
+    state, status, limit = candidate.state.state, candidate.state.status, config.budget.max_gpu_hours
     if state in ACTIVE:
         return f"is {state}: wait for its end (`scalerl status`), or stop it"
-    if not status:
+    if status is None:
         return "was never run: start it with `scalerl sweep` or `scalerl run`"
-    if status["final"]:
-        return f"has ended for good ({status['reason']}): no budget makes it go on"
+    if status.final:
+        return f"has ended for good ({status.reason}): no budget makes it go on"
     if limit is not None and candidate.to < limit:
         spent = f"has a budget of {limit:g} GPU-hours and used {candidate.used:.4g} of them"
         return f"{spent}: --to must not be below it"

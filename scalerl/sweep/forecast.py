@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.files import read_json
 from scalerl.launch.processes import num_devices
+from scalerl.metrics.rows import StepRow, row_from_json
 from scalerl.paths import RunPaths
+from scalerl.run_folder import read_saved_config
 from scalerl.table import format_table
 
 PAPER_GPU_HOURS_PER_STEP = 2.57
@@ -216,19 +217,19 @@ def measured_rates(folders: Iterable[Path]) -> dict[str, float]:
         paths = RunPaths(folder)
         last = _last_step(paths.metrics) if paths.config.exists() else None
         if last is not None:
-            key = shape(read_json(paths.config)["config"])
+            key = shape(read_saved_config(paths).config)
             hours, steps = totals.get(key, (0.0, 0))
-            totals[key] = hours + last["gpu_hours"], steps + last["step"]
+            totals[key] = hours + (last.gpu_hours or 0.0), steps + last.step
     return {key: hours / steps for key, (hours, steps) in totals.items()}
 
 
-def _last_step(metrics: Path) -> dict[str, Any] | None:
-    """The last whole row of kind "step" near the end of a metrics.jsonl, which may be long."""
+def _last_step(metrics: Path) -> StepRow | None:
+    """Return the last whole row of a step near the end of a metrics.jsonl, which may be long."""
     if not metrics.exists():
         return None
     start = max(0, metrics.stat().st_size - TAIL_BYTES)
     with metrics.open("rb") as file:
         file.seek(start)
         lines = file.read().split(b"\n")[1 if start else 0 : -1]
-    rows = (json.loads(line) for line in reversed(lines))
-    return next((row for row in rows if row["kind"] == "step" and row["step"] > 0), None)
+    rows = (row_from_json(json.loads(line), str(metrics)) for line in reversed(lines))
+    return next((row for row in rows if isinstance(row, StepRow) and row.step > 0), None)

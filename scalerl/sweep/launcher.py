@@ -16,7 +16,7 @@ from scalerl.files import read_json
 from scalerl.launch.preflight import check_inputs
 from scalerl.launch.processes import num_devices
 from scalerl.paths import RunPaths
-from scalerl.run_folder import check_run_folder, read_config, save_config
+from scalerl.run_folder import check_run_folder, read_config, read_saved_config, read_status, save_config
 from scalerl.sweep.forecast import Forecast, forecast_sweep, measured_rates
 from scalerl.sweep.states import RunState, sweep_states
 from scalerl.sweep.submission import resolve_submissions, submit
@@ -92,7 +92,7 @@ def plan(sweep: Sweep) -> dict[str, RunState]:
     """
     for name, config in sweep.runs.items():
         paths = sweep.paths(name)
-        if not paths.config.exists() or read_json(paths.config)["signature"] != config.signature():
+        if not paths.config.exists() or read_saved_config(paths).signature != config.signature():
             check_run_folder(paths, config)
     if not sweep.dir.exists():
         return {}
@@ -118,7 +118,7 @@ def _can_go_on(config: RunConfig, state: RunState | None) -> bool:
 
 def _forecast(sweep: Sweep, states: Mapping[str, RunState], names: list[str]) -> Forecast:
     runs = {name: sweep.runs[name] for name in names}
-    spent = {name: state.status["gpu_hours"]["total"] for name, state in states.items() if state.status}
+    spent = {name: state.status.gpu_hours.total for name, state in states.items() if state.status}
     runs_dir = Path(sweep.site.runs_dir)
     folders = {*sweep.dir.glob("*"), *runs_dir.glob("*"), *runs_dir.glob("sweeps/*/*")} if runs else set()
     devices = max((_devices(config, sweep) for config in runs.values()), default=1)
@@ -216,7 +216,7 @@ def _write_folder(sweep: Sweep, name: str) -> RunConfig:
     """Save the config that the job will read. A run that was started keeps its budget, which `scalerl extend`
     may have raised; the sweep's is the one that was given last."""
     paths, config = sweep.paths(name), sweep.runs[name]
-    if paths.status.exists():
+    if read_status(paths) is not None:
         budget, limit = read_config(paths).budget, config.budget.sweep_max_gpu_hours
         budget = budget.model_copy(update={"sweep_max_gpu_hours": limit or budget.sweep_max_gpu_hours})
         config = config.model_copy(update={"budget": budget})

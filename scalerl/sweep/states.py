@@ -15,12 +15,12 @@ a table of 500 runs must not wait for 500 validations.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from scalerl.cluster.slurm import QueuedJob, SlurmError, accounted, available, queue
 from scalerl.fence import supervisor_alive
-from scalerl.files import read_json
 from scalerl.paths import RunPaths
+from scalerl.run_folder import RunStatus, read_saved_config, read_status
 from scalerl.sweep.submissions import Submission, last_submissions, submissions_dir
 
 State = Literal["planned", "pending", "running", "finished", "stopped", "failed"]
@@ -49,8 +49,8 @@ class RunState:
     """Of the run's end, or why its job waits; may be empty."""
     job_id: str | None
     """As squeue writes it; None for a run without a job."""
-    status: dict | None
-    """The content of status.json; None before the run's first."""
+    status: RunStatus | None
+    """What the run last wrote of itself; None before that."""
     vanished: bool = False
     """Whether Slurm no longer has the job although the run did not say that it ended: sacct may know why."""
 
@@ -72,7 +72,7 @@ def sweep_states(sweep_dir: Path) -> list[RunState]:
         if _is_run(folder)
     ]
     submissions = last_submissions(sweep_dir.parent if alone else sweep_dir)
-    has_jobs = bool(submissions) or any((_read_status(paths) or {}).get("job_id") for paths in runs)
+    has_jobs = bool(submissions) or any(status.job_id for paths in runs if (status := read_status(paths)))
     # the queue before the folders: a run that ends in between has said so
     queued = queue() if has_jobs and available() else None
     states = [run_state(paths, *_last_job(submissions.get(paths.root.name), paths, queued)) for paths in runs]
@@ -85,10 +85,6 @@ def sweep_states(sweep_dir: Path) -> list[RunState]:
 
 def _is_run(folder: Path) -> bool:
     return RunPaths(folder).config.exists()
-
-
-def _read_status(paths: RunPaths) -> dict | None:
-    return read_json(paths.status) if paths.status.exists() else None
 
 
 def _last_job(
@@ -116,9 +112,9 @@ def run_state(
     Raises:
         ValueError: a file of the run is not JSON.
     """
-    status = _read_status(paths)
-    told = status if status and status["updated_s"] >= submitted_s else None
-    by_hand = told.get("job_id") if told else None  # submitted with slurm/*.sh
+    status = read_status(paths)
+    told = status if status and status.updated_s >= submitted_s else None
+    by_hand = told.job_id if told else None  # submitted with slurm/*.sh
     if by_hand and not (queue and job_id in queue):
         job_id = by_hand if job_id is None or (queue and by_hand in queue) else job_id
     state, reason, vanished = _decide(paths, job_id, queue, told)
@@ -134,13 +130,13 @@ def run_state(
 
 
 def _decide(
-    paths: RunPaths, job_id: str | None, queued: dict[str, QueuedJob] | None, told: dict | None
+    paths: RunPaths, job_id: str | None, queued: dict[str, QueuedJob] | None, told: RunStatus | None
 ) -> tuple[State, str, bool]:
     """(state, reason, vanished). told: status.json, if it was written since the job was submitted."""
     job = queued.get(job_id) if queued and job_id else None
     if job is not None:
         return ("running" if job.state in HOLDS_NODES else "pending"), _job_reason(job, told), False
-    if told and told["state"] in ("finished", "stopped", "failed"):
+    if told and told.state in ("finished", "stopped", "failed"):
         return *_ended(paths, told), False
     slurm_knows = queued is not None and job_id is not None
     if not slurm_knows and supervisor_alive(paths):
@@ -148,7 +144,7 @@ def _decide(
     if slurm_knows:
         return "failed", f"job {job_id} is not in the queue any more", True
     if told:
-        return "failed", f"no sign of life since its supervisor's last one at step {told['step']}", False
+        return "failed", f"no sign of life since its supervisor's last one at step {told.step}", False
     if job_id is not None:
         return "pending", f"submitted as job {job_id}; there is no Slurm here to ask", False
     if paths.attempt.exists():
@@ -156,28 +152,28 @@ def _decide(
     return "planned", "", False
 
 
-def _job_reason(job: QueuedJob, told: dict | None) -> str:
+def _job_reason(job: QueuedJob, told: RunStatus | None) -> str:
     if job.state == "RUNNING":
-        return "" if told and told["state"] == "running" else "starting"
-    again = f"; {told['reason']}" if told and told["state"] == "requeued" else ""
+        return "" if told and told.state == "running" else "starting"
+    again = f"; {told.reason}" if told and told.state == "requeued" else ""
     return (job.reason if job.state == "PENDING" else job.state) + again
 
 
-def _ended(paths: RunPaths, status: dict) -> tuple[State, str]:
+def _ended(paths: RunPaths, status: RunStatus) -> tuple[State, str]:
     """The run's own word on its end; a finished run whose budget was raised since can go on, so it is
     stopped."""
-    if status["state"] != "finished" or status["final"]:
-        return status["state"], status["reason"]
-    budget = read_json(paths.config)["config"]["budget"]
-    spent = {"max_steps": status["step"], "max_gpu_hours": status["gpu_hours"]["total"]}
+    if status.state != "finished" or status.final:
+        return cast(State, status.state), status.reason
+    budget = read_saved_config(paths).config["budget"]
+    spent = {"max_steps": status.step, "max_gpu_hours": status.gpu_hours.total}
     used_up = any(budget[limit] is not None and spent[limit] >= budget[limit] for limit in spent)
     # a run stops within a step of its budget or at the sweep's: not being there yet means nothing while the
     # limits are the same
-    changed = [limit for limit in budget if limit in status and status[limit] != budget[limit]]
+    changed = [limit for limit in budget if limit in status.limits and status.limits[limit] != budget[limit]]
     if used_up or not changed:
-        return "finished", status["reason"]
+        return "finished", status.reason
     raised = ", ".join(f"budget.{limit} is {budget[limit]} now" for limit in changed)
-    return "stopped", f"{status['reason']}; {raised}"
+    return "stopped", f"{status.reason}; {raised}"
 
 
 def _ask_accounting(states: list[RunState]) -> list[RunState]:

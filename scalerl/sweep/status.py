@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scalerl.alarms import Alarm, alarms
+from scalerl.alarms import alarms
 from scalerl.cluster.slurm import SlurmError, available
 from scalerl.files import read_json
 from scalerl.launch.status_line import format_duration
 from scalerl.metrics.ledger import ROLES
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.run_folder import GpuHours, PredictedCeiling, RunStatus, read_saved_config
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, State, sweep_states
 from scalerl.table import format_table
@@ -36,6 +37,8 @@ STATES: tuple[State, ...] = ("running", "pending", "planned", "stopped", "failed
 """In the order of the line of totals."""
 REASON_LENGTH = 44
 """Why a ceiling is not identified, cut to this in the table."""
+NO_STATUS = RunStatus(state="planned", step=0, limits={}, updated_s=0.0, gpu_hours=GpuHours(total=0.0))
+"""What a run that was never started says of itself."""
 
 
 def status_report(path: Path, width: int | None = None) -> str:
@@ -94,31 +97,27 @@ def sweep_table(states: Sequence[RunState], width: int | None = None) -> str:
 
 
 def _row(state: RunState, budget: dict[str, Any]) -> tuple[str, ...]:
-    status = state.status or {}
-    latest = status.get("latest") or {}
-    dropped = latest.get("dropped_share")
+    status = state.status or NO_STATUS
     return (
         state.name,
         state.state,
-        str(status.get("step", 0)) + (f"/{budget['max_steps']}" if budget["max_steps"] is not None else ""),
-        _number(latest.get("pass_rate"), "{:.4f}"),
-        format_ceiling(status.get("curve")),
+        str(status.step) + (f"/{budget['max_steps']}" if budget["max_steps"] is not None else ""),
+        _number(status.latest.pass_rate, "{:.4f}"),
+        format_ceiling(status.curve),
         format_hours(_used(state))
         + (f"/{format_hours(budget['max_gpu_hours'])}" if budget["max_gpu_hours"] else ""),
-        _number(latest.get("off_policyness_mean"), "{:.1f}"),
-        _number(dropped, "{:.0%}"),
-        "; ".join(filter(None, [state.reason or status.get("last_error"), *_standing_alarms(status)])),
+        _number(status.latest.off_policyness_mean, "{:.1f}"),
+        _number(status.latest.dropped_share, "{:.0%}"),
+        "; ".join(
+            filter(None, [state.reason or status.last_error, *(f"ALARM {alarm}" for alarm in status.alarms)])
+        ),
     )
-
-
-def _standing_alarms(status: dict[str, Any]) -> list[str]:
-    return [f"ALARM {Alarm(**alarm)}" for alarm in status.get("alarms", [])]
 
 
 def _budget(paths: RunPaths) -> dict[str, Any]:
     """max_steps and max_gpu_hours as config.json has them now: an extension raises them before the run starts
     again."""
-    return read_json(paths.config)["config"]["budget"]
+    return read_saved_config(paths).config["budget"]
 
 
 def _total_limit(budgets: Sequence[dict[str, Any]]) -> float | None:
@@ -132,7 +131,7 @@ def _total_limit(budgets: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _used(state: RunState) -> float:
-    return state.status["gpu_hours"]["total"] if state.status else 0.0
+    return state.status.gpu_hours.total if state.status else 0.0
 
 
 def _number(value: float | None, form: str) -> str:
@@ -144,42 +143,42 @@ def format_hours(hours: float) -> str:
     return f"{hours:.0f}" if hours >= 1000 else f"{hours:.4g}"
 
 
-def format_ceiling(curve: dict[str, Any] | None) -> str:
+def format_ceiling(curve: PredictedCeiling | None) -> str:
     """The predicted ceiling with its interval, or why there is none."""
     if curve is None:
         return "-"
-    if curve["identified"]:
-        return f"{curve['a']:.3f} ({curve['lo90']:.3f}-{curve['hi90']:.3f})"
-    reason = curve["reason"].partition(";")[0]
+    if curve.identified:
+        return f"{curve.a:.3f} ({curve.lo90:.3f}-{curve.hi90:.3f})"
+    reason = curve.reason.partition(";")[0]
     return f"- {reason[: REASON_LENGTH - 3]}..." if len(reason) > REASON_LENGTH else f"- {reason}"
 
 
 def run_details(state: RunState) -> str:
     """Everything `scalerl status` knows about one run."""
-    status, paths = state.status or {}, state.paths
-    latest, budget = status.get("latest") or {}, _budget(paths)
+    status, paths = state.status or NO_STATUS, state.paths
+    latest, budget = status.latest.to_json() if state.status else {}, _budget(paths)
     limits = ", ".join(f"{name} = {value}" for name, value in budget.items() if value is not None)
     lines = [
         f"{paths.root}: {state.state}" + (f" ({state.reason})" if state.reason else ""),
-        _line("step", f"{status.get('step', 0)}, attempt {status.get('attempt', 0)}; budget {limits}"),
+        _line("step", f"{status.step}, attempt {status.attempt}; budget {limits}"),
         _line(
             "latest", ", ".join(f"{name} {_number(value, '{:.4g}')}" for name, value in latest.items()) or "-"
         ),
-        _line("ceiling A", _ceiling_details(status.get("curve"))),
+        _line("ceiling A", _ceiling_details(status.curve)),
     ]
     raised = alarms(read_rows(paths.metrics))
     lines += [_line("alarm", f"{alarm}, until {alarm.last_step}; {alarm.advice}") for alarm in raised]
-    hours = status.get("gpu_hours")
-    if hours:
-        parts = ", ".join(f"{role} {format_hours(hours[role])}" for role in (*ROLES, "idle"))
-        lines.append(_line("GPU-hours", f"{format_hours(hours['total'])} ({parts})"))
+    if state.status:
+        hours = status.gpu_hours
+        parts = ", ".join(f"{role} {format_hours(getattr(hours, role))}" for role in (*ROLES, "idle"))
+        lines.append(_line("GPU-hours", f"{format_hours(hours.total)} ({parts})"))
     lines += [_line("Slurm job", text) for text in _jobs(paths)]
     lines += [_line("accounts", text) for text in _reconciliation(paths)]
-    if status.get("last_error"):
-        lines.append(_line("last error", status["last_error"]))
+    if status.last_error:
+        lines.append(_line("last error", status.last_error))
     lines += [_line("logs", str(folder)) for folder in sorted(paths.logs.glob("[0-9]*"))]
-    if status.get("updated_s"):
-        lines.append(_line("updated", f"{format_duration(max(0.0, time.time() - status['updated_s']))} ago"))
+    if state.status:
+        lines.append(_line("updated", f"{format_duration(max(0.0, time.time() - status.updated_s))} ago"))
     return "\n".join(lines)
 
 
@@ -187,12 +186,12 @@ def _line(title: str, text: str) -> str:
     return f"  {title:<11}{text}"
 
 
-def _ceiling_details(curve: dict[str, Any] | None) -> str:
+def _ceiling_details(curve: PredictedCeiling | None) -> str:
     if curve is None:
         return "- (too few evaluations for a fit)"
-    if curve["identified"]:
+    if curve.identified:
         return format_ceiling(curve)
-    return f"not yet identified, between {curve['lo90']:.3f} and {curve['hi90']:.3f}: {curve['reason']}"
+    return f"not yet identified, between {curve.lo90:.3f} and {curve.hi90:.3f}: {curve.reason}"
 
 
 def _jobs(paths: RunPaths) -> list[str]:

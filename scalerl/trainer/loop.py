@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import distributed as dist
 
-from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.fence import asked_to_stop, check_attempt
-from scalerl.files import read_json, write_json
-from scalerl.metrics.rows import post_row
+from scalerl.metrics.rows import StepRow, post_row
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal
+from scalerl.run_folder import TrainerEnd, read_config, write_end
 from scalerl.spool.shards import Spool
 from scalerl.trainer.batch import BatchReader, Group
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
@@ -33,7 +32,7 @@ class Trainer:
 
     def __init__(self, run_dir: Path, *, rank: int, attempt: int) -> None:
         self.paths, self.rank, self.attempt = RunPaths(run_dir), rank, attempt
-        self.config = config = RunConfig.model_validate(read_json(self.paths.config)["config"])
+        self.config = config = read_config(self.paths)
         control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
         code_ids = {problem.prompt_id for problem in problems if problem.task == "code"}
@@ -103,9 +102,10 @@ class Trainer:
         """An exit code is not enough: srun may return 0 for a step it lost with its node."""
         if self.rank == 0 and not self.stop.requested:
             check_attempt(self.paths, self.attempt)
-            write_json(
-                self.paths.end,
-                {"attempt": self.attempt, "step": self.state.step, "exhausted": self.state.exhausted},
+            state = self.state
+            write_end(
+                self.paths,
+                TrainerEnd(attempt=self.attempt, step=state.step, exhausted=state.exhausted),
             )
 
     def _next_groups(self) -> list[Group] | None:
@@ -165,13 +165,13 @@ class Trainer:
             totals = {"epoch": state.epoch, "tokens": state.tokens, "flops": state.flops}
             totals["prompts_dropped_total"] = state.stream.num_dropped
             head = {
-                "kind": "step",
                 "step": state.step,
                 "policy_version": state.step,
                 "time_s": time.time(),
             }
             head["attempt"] = self.attempt
-            post_row(self.paths, head | row | totals | self.seconds)
+            values = head | row | totals | self.seconds
+            post_row(self.paths, StepRow.from_json(values, "the row of a step"))
         self.seconds = dict.fromkeys(self.seconds, 0.0)
 
     def _check_finite(self) -> None:
