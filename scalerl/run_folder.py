@@ -310,5 +310,5 @@ def _read(record: type[R], path: Path) -> R | None:
     # not exists() first: another process may remove the file between the two
     try:
         return record.from_json(read_json(path), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

@@ -8,26 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalerl.alarms import ADVICE, alarms, standing_alarms
+from scalerl.metrics.rows import EvalRow, Rows, StepRow
 
 HEALTHY = {"truncation_rate": 0.04, "entropy": 0.3, "log_ratio_mean": 0.01, "grad_norm": 0.5}
 TRAINED = {"step_applied": True, "num_micro_batches": 4}
 NOTHING_TRAINED = dict.fromkeys(["entropy", "log_ratio_mean", "grad_norm"], None) | {"step_applied": False}
 
 
-def rows(*stretches: tuple[int, dict]) -> list[dict]:
+def rows(*stretches: tuple[int, dict]) -> Rows:
     """Step rows from (number of steps, values that differ from a healthy run); an evaluation of every
     policy."""
-    made: list[dict] = [{"kind": "eval", "step": 0, "pass_rate": 0.3}]
+    made = Rows([EvalRow(step=0, pass_rate=0.3)])
     for count, changes in stretches:
         for _ in range(count):
-            step = {"kind": "step", "step": len(made) // 2 + 1} | HEALTHY | TRAINED | changes
-            made += [step, {"kind": "eval", "step": step["step"], "pass_rate": step.pop("held_out", 0.3)}]
+            step = len(made) // 2 + 1
+            values = HEALTHY | TRAINED | changes
+            evaluation = EvalRow(step=step, pass_rate=values.pop("held_out", 0.3))
+            made += [StepRow(step=step, **values), evaluation]
     return made
 
 
 def test_a_healthy_run_raises_none():
     assert alarms(rows((400, {}))) == []
-    assert alarms([]) == standing_alarms([]) == []
+    assert alarms(Rows()) == standing_alarms(Rows()) == []
 
 
 @pytest.mark.parametrize(
@@ -91,15 +94,13 @@ def test_the_pass_rate_is_held_against_the_best_evaluation_so_far():
 
 
 def test_an_evaluation_counts_from_its_step_until_the_next():
-    evaluations = [
-        {"kind": "eval", "step": step, "pass_rate": rate} for step, rate in ((0, 0.5), (20, 0.3), (40, 0.5))
-    ]
-    steps = [row for row in rows((60, {})) if row["kind"] == "step"]
-    (alarm,) = alarms(
-        [*steps[:30], *evaluations[:2], *steps[30:50], evaluations[2], *steps[50:]]
-    )  # evaluations come late
+    evaluations = [EvalRow(step=step, pass_rate=rate) for step, rate in ((0, 0.5), (20, 0.3), (40, 0.5))]
+    steps = rows((60, {})).steps
+    # evaluations come late
+    late = Rows([*steps[:30], *evaluations[:2], *steps[30:50], evaluations[2], *steps[50:]])
+    (alarm,) = alarms(late)
     assert (alarm.step, alarm.last_step) == (20, 39)
-    assert alarms(steps) == [] and standing_alarms([*steps, *evaluations]) == []
+    assert alarms(Rows(steps)) == [] and standing_alarms(Rows([*steps, *evaluations])) == []
 
 
 def test_too_few_steps_say_nothing():
@@ -112,9 +113,8 @@ def test_a_step_whose_gradient_is_not_finite_is_an_alarm_at_once():
     (alarm,) = standing_alarms(history)
     assert (alarm.kind, alarm.step) == ("not_finite", 4)
     assert str(alarm) == "not_finite 1 above 0 since step 4"
-    assert standing_alarms([*history, *rows((5, {}))[-1:]]) == [
-        alarm
-    ]  # an evaluation after it changes nothing
+    # an evaluation after it changes nothing
+    assert standing_alarms(Rows([*history, *rows((5, {}))[-1:]])) == [alarm]
 
 
 def test_a_step_without_a_prompt_to_train_on_is_none_and_counts_in_no_mean():
@@ -139,5 +139,5 @@ def test_gradient_spikes_against_a_plain_loop(norms, spikes):
         before = [norm for norm in norms[max(0, end - 120) : end - 20] if norm is not None]
         if window and len(before) >= 20 and sum(window) / len(window) > 5 * median(before):
             expected.add(end)
-    history = [{"kind": "step", "step": step, "grad_norm": norm} for step, norm in enumerate(norms, 1)]
+    history = Rows(StepRow(step=step, grad_norm=norm) for step, norm in enumerate(norms, 1))
     assert {step for alarm in alarms(history) for step in range(alarm.step, alarm.last_step + 1)} == expected

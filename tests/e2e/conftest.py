@@ -14,7 +14,7 @@ import pytest
 
 from scalerl.base_model import train_base_model
 from scalerl.files import read_json
-from scalerl.metrics.rows import read_rows
+from scalerl.metrics.rows import EvalRow, Rows, StepRow, read_rows
 from scalerl.paths import RunPaths
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "scale" / "demo.toml"
@@ -78,19 +78,19 @@ class Run:
             self.process.wait()
 
     @property
-    def rows(self) -> list[dict]:
+    def rows(self) -> Rows:
         return read_rows(self.paths.metrics)
 
     @property
-    def steps(self) -> list[dict]:
-        return [row for row in self.rows if row["kind"] == "step"]
+    def steps(self) -> list[StepRow]:
+        return self.rows.steps
 
     @property
-    def evaluations(self) -> list[dict]:
-        return sorted((row for row in self.rows if row["kind"] == "eval"), key=lambda row: row["step"])
+    def evaluations(self) -> list[EvalRow]:
+        return sorted(self.rows.evaluations, key=lambda row: row.step)
 
     def step(self) -> int:
-        return self.steps[-1]["step"] if self.steps else 0
+        return self.steps[-1].step if self.steps else 0
 
     def pid(self, name: str) -> int | None:
         return read_json(self.paths.status)["pids"].get(name) if self.paths.status.exists() else None

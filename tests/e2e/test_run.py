@@ -18,15 +18,15 @@ TWO_EACH = ("generator.num=2", "trainer.num_ranks=2", "evaluation.num=2")
 
 def check_rows(run, num_steps: int, max_off_policyness: int) -> None:
     """What holds for every finished run, whatever happened on the way."""
-    assert [row["step"] for row in run.steps] == list(range(1, num_steps + 1))
-    hours = [row["gpu_hours"] for row in run.steps]
+    assert [row.step for row in run.steps] == list(range(1, num_steps + 1))
+    hours = [row.gpu_hours for row in run.steps]
     assert hours == sorted(hours)
     for row in run.steps:
-        assert row["num_groups"] == 8
-        assert max(map(int, row["off_policyness"])) <= max_off_policyness
-        assert row["off_policyness_max"] <= max_off_policyness
-    assert [row["step"] for row in run.evaluations] == [*range(0, num_steps + 1, 2)]
-    assert run.evaluations[0]["tokens"] == 0
+        assert row.num_groups == 8
+        assert max(map(int, row.off_policyness)) <= max_off_policyness
+        assert row.off_policyness_max <= max_off_policyness
+    assert [row.step for row in run.evaluations] == [*range(0, num_steps + 1, 2)]
+    assert run.evaluations[0].tokens == 0
     assert run.left_behind() == []
 
 
@@ -38,8 +38,8 @@ def test_two_of_each_role_and_every_role_killed_once(make_run):
         os.kill(run.pid(name), signal.SIGKILL)
     assert run.wait() == 0, run.report()
     check_rows(run, 18, max_off_policyness=8)
-    assert sum(row["step_applied"] for row in run.steps) >= 10
-    assert any(row["off_policyness_max"] > 0 for row in run.steps)
+    assert sum(row.step_applied for row in run.steps) >= 10
+    assert any(row.off_policyness_max > 0 for row in run.steps)
     intervals = read_json(run.paths.compute)["intervals"]
     started = {
         role: sum(interval["role"] == role for interval in intervals)
@@ -82,9 +82,9 @@ def test_parity_and_staleness_at_zero_learning_rate(make_run, mode, k, model):
     assert run.wait() == 0, run.report()
     bound = k if mode == "pipeline_rl" else k - 1
     check_rows(run, 10, max_off_policyness=bound)
-    assert max(row["log_ratio_max"] for row in run.steps) <= 1e-4
+    assert max(row.log_ratio_max for row in run.steps) <= 1e-4
     if bound:
-        assert max(row["off_policyness_max"] for row in run.steps) > 0, (
+        assert max(row.off_policyness_max for row in run.steps) > 0, (
             "no token of an older policy: nothing was tested"
         )
 
@@ -100,8 +100,8 @@ def test_parity_on_policy_while_the_weights_change(make_run):
     ).start()
     assert run.wait() == 0, run.report()
     check_rows(run, 6, max_off_policyness=0)
-    assert sum(row["step_applied"] for row in run.steps) >= 4
-    assert max(row["log_ratio_max"] or 0.0 for row in run.steps) <= 1e-4
+    assert sum(row.step_applied for row in run.steps) >= 4
+    assert max(row.log_ratio_max or 0.0 for row in run.steps) <= 1e-4
 
 
 def test_a_mixture_of_experts_goes_through_the_whole_pipeline(make_run, moe_base):
@@ -118,10 +118,10 @@ def test_a_mixture_of_experts_goes_through_the_whole_pipeline(make_run, moe_base
     ).start()
     assert run.wait() == 0, run.report()
     check_rows(run, 4, max_off_policyness=0)
-    applied = [row for row in run.steps if row["step_applied"]]
+    applied = [row for row in run.steps if row.step_applied]
     assert len(applied) >= 3
-    assert statistics.median(row["log_ratio_max"] for row in applied) <= 1e-4
-    assert max(row["log_ratio_mean"] for row in applied) <= 1e-3
+    assert statistics.median(row.log_ratio_max for row in applied) <= 1e-4
+    assert max(row.log_ratio_mean for row in applied) <= 1e-3
 
 
 def test_ctrl_c_and_the_same_command_continue_one_run(make_run):
@@ -136,9 +136,9 @@ def test_ctrl_c_and_the_same_command_continue_one_run(make_run):
     hours = read_json(run.paths.status)["gpu_hours"]["total"]
 
     assert run.start().wait() == 0, run.report()
-    assert [row["step"] for row in run.steps] == list(range(1, 9))
-    assert len({row["step"] for row in run.evaluations}) == len(run.evaluations)
-    assert run.steps[stopped_at]["gpu_hours"] > hours
+    assert [row.step for row in run.steps] == list(range(1, 9))
+    assert len({row.step for row in run.evaluations}) == len(run.evaluations)
+    assert run.steps[stopped_at].gpu_hours > hours
     assert pending_evaluations(run.paths) == []
     assert (run.paths.logs / "latest").resolve().name == "0002"
 

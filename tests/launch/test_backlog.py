@@ -11,6 +11,7 @@ from scalerl.launch.backlog import Backlog
 from scalerl.launch.processes import RoleProcess
 from scalerl.launch.supervisor import Supervisor, run
 from scalerl.metrics.ledger import Interval
+from scalerl.metrics.rows import EvalRow, Rows, StepRow
 
 
 def ask(paths, *steps: int) -> None:
@@ -27,15 +28,15 @@ def ask(paths, *steps: int) -> None:
         write_json(paths.evaluations / f"{step:08d}.request.json", request | {"published_s": 1.0})
 
 
-def eval_row(step: int, evaluation_s: float = 90.0) -> dict:
-    return {"kind": "eval", "step": step, "evaluation_s": evaluation_s}
+def eval_row(step: int, evaluation_s: float = 90.0) -> EvalRow:
+    return EvalRow(step=step, pass_rate=0.5, evaluation_s=evaluation_s)
 
 
 def test_every_evaluation_that_waits_and_the_last_one_are_set_aside(paths):
     paths.evaluations.mkdir(parents=True)
     backlog = Backlog(paths, print)
-    assert backlog.gpu_hours([{"kind": "step", "step": 1}], 80) == 0.0, "nobody knows yet what one takes"
-    rows = [eval_row(0, 999.0), eval_row(50, 90.0), {"kind": "step", "step": 51}]
+    assert backlog.gpu_hours(Rows([StepRow(step=1)]), 80) == 0.0, "nobody knows yet what one takes"
+    rows = Rows([eval_row(0, 999.0), eval_row(50, 90.0), StepRow(step=51)])
     assert backlog.gpu_hours(rows, 80) == 2.0  # 90 s of 80 GPUs
     ask(paths, 100, 150)
     assert backlog.gpu_hours(rows, 80) == 6.0

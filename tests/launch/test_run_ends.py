@@ -26,7 +26,7 @@ def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
         """
     )
     assert run(make_config(), paths) == 0
-    assert [row["step"] for row in read_rows(paths.metrics)] == [1, 2, 3]
+    assert [row.step for row in read_rows(paths.metrics)] == [1, 2, 3]
     status = read_json(paths.status)
     assert (status["state"], status["step"], status["attempt"]) == ("finished", 3, 1)
     hours = status["gpu_hours"]
@@ -91,7 +91,9 @@ def test_a_sweep_budget_counts_the_runs_beside_this_one(paths, make_config, scri
     )
     sibling = paths.root.parent / "sibling"
     sibling.mkdir()
-    (sibling / "status.json").write_text(json.dumps({"gpu_hours": {"total": 2.0}}))
+    (sibling / "status.json").write_text(
+        json.dumps({"state": "finished", "step": 9, "updated_s": 1.0, "gpu_hours": {"total": 2.0}})
+    )
     assert run(make_config("budget.sweep_max_gpu_hours=2.0001"), paths) == 0
     status = read_json(paths.status)
     assert "sweep_max_gpu_hours = 2.0001 reached" in status["reason"]

@@ -5,27 +5,23 @@ import pytest
 from scalerl.alarms import standing_alarms
 from scalerl.launch.status_line import eta_s, format_duration, status_line
 from scalerl.metrics.loggers import scalars, tensorboard_logger
+from scalerl.metrics.rows import EvalRow, Rows, StepRow
 from scalerl.paths import RunPaths
+from scalerl.run_folder import GpuHours
 from scalerl.settings import load_config
 
-HOURS = {"generator": 2.0, "trainer": 0.5, "evaluator": 0.25, "idle": 0.0, "total": 2.75}
+HOURS = GpuHours(generator=2.0, trainer=0.5, evaluator=0.25, total=2.75)
 
 
-def step_row(step: int, **values) -> dict:
+def step_row(step: int, **values) -> StepRow:
     """A step every 10 s, 1,000 tokens each, .1 GPU-hours each."""
-    row = {
-        "kind": "step",
-        "step": step,
-        "time_s": 100.0 + 10 * step,
-        "tokens": 1000 * step,
-        "gpu_hours": 0.1 * step,
-    }
-    return row | {"reward": -0.5, "pass_rate": 0.25, "off_policyness_mean": 3.0} | values
+    row = {"step": step, "time_s": 100.0 + 10 * step, "tokens": 1000 * step, "gpu_hours": 0.1 * step}
+    return StepRow(**row | {"reward": -0.5, "pass_rate": 0.25, "off_policyness_mean": 3.0} | values)
 
 
 def test_the_line_by_hand():
-    rows = [step_row(step) for step in range(1, 6)]
-    rows += [{"kind": "eval", "step": 0, "pass_rate": 0.2}, {"kind": "eval", "step": 4, "pass_rate": 0.3}]
+    rows = Rows(step_row(step) for step in range(1, 6))
+    rows += [EvalRow(step=0, pass_rate=0.2), EvalRow(step=4, pass_rate=0.3)]
     line = status_line(load_config([], ["budget.max_steps=11"]), rows, HOURS)
     assert line == (
         "step 5/11 | reward -0.500 | pass 0.250 | 100 tokens/s | off-policy 3.0/8 | held-out 0.300 at step 4 (R0 0.200) | "
@@ -34,13 +30,13 @@ def test_the_line_by_hand():
 
 
 def test_standing_alarms_come_first():
-    rows = [step_row(step, truncation_rate=0.5) for step in range(1, 21)]
+    rows = Rows(step_row(step, truncation_rate=0.5) for step in range(1, 21))
     line = status_line(load_config([], ["budget.max_steps=30"]), rows, HOURS, standing_alarms(rows))
     assert line.startswith("step 20/30 | ALARM truncation 0.5 above 0.1 since step 20 | reward -0.500 | ")
 
 
 def test_nothing_to_say_yet():
-    line = status_line(load_config([], ["budget.max_steps=11"]), [], dict.fromkeys(HOURS, 0.0))
+    line = status_line(load_config([], ["budget.max_steps=11"]), Rows(), GpuHours(total=0.0))
     assert line == "starting/11 | GPU-hours 0 | ETA -"
 
 
@@ -66,7 +62,11 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
 
 
 def test_only_numbers_are_scalars():
-    assert scalars({"kind": "eval", "step": 3, "name": "x", "nothing": None, "flag": True}) == {
+    row = EvalRow(step=3, pass_rate=0.5, extra={"name": "x", "nothing": None, "flag": True})
+    assert scalars(row) == {
         "eval/step": 3.0,
+        "eval/attempt": 0.0,
+        "eval/time_s": 0.0,
+        "eval/pass_rate": 0.5,
         "eval/flag": 1.0,
     }

@@ -1,15 +1,14 @@
 """metrics.jsonl: one writer, unique and monotone rows, GPU-hours from the ledger."""
 
-import json
-
 import pytest
 
 from scalerl.files import write_json
 from scalerl.metrics import ledger, rows
 from scalerl.metrics.ledger import ComputeLedger
-from scalerl.metrics.rows import post_row, read_rows
+from scalerl.metrics.rows import EvalRow, StepRow, format_rows, post_row, read_rows
 from scalerl.metrics.writer import MetricsWriter
 from scalerl.paths import RunPaths
+from scalerl.run_folder import GpuHours
 
 
 @pytest.fixture
@@ -28,11 +27,11 @@ def clock(monkeypatch):
 
 
 def step_row(step, time_s, attempt=1, **values):
-    return {"kind": "step", "step": step, "time_s": time_s, "attempt": attempt, **values}
+    return StepRow.from_json({"step": step, "time_s": time_s, "attempt": attempt, **values}, "test")
 
 
-def eval_row(step, time_s, attempt=1, **values):
-    return step_row(step, time_s, attempt, **values) | {"kind": "eval"}
+def eval_row(step, time_s, attempt=1, pass_rate=0.5):
+    return EvalRow(step=step, time_s=time_s, attempt=attempt, pass_rate=pass_rate)
 
 
 def write_metrics(paths, attempt=1):
@@ -46,20 +45,8 @@ def test_gpu_hours_are_devices_times_wall_time(paths, clock):
     ledger.open("generator", devices=2)
     clock["now"] = 3600.0
     trainer.end_s = 3600.0
-    assert ledger.gpu_hours(7200.0) == {
-        "generator": 3.0,
-        "trainer": 4.0,
-        "evaluator": 0.0,
-        "idle": 0.0,
-        "total": 7.0,
-    }
-    assert ledger.gpu_hours(900.0) == {
-        "generator": 0.0,
-        "trainer": 1.0,
-        "evaluator": 0.0,
-        "idle": 0.0,
-        "total": 1.0,
-    }
+    assert ledger.gpu_hours(7200.0) == GpuHours(generator=3.0, trainer=4.0, total=7.0)
+    assert ledger.gpu_hours(900.0) == GpuHours(trainer=1.0, total=1.0)
 
 
 def test_a_slurm_job_costs_all_its_devices_from_its_start(paths, clock):
@@ -68,18 +55,18 @@ def test_a_slurm_job_costs_all_its_devices_from_its_start(paths, clock):
     job = ledger.open("allocation", devices=8, start_s=0.0)
     trainer = ledger.open("trainer", devices=4)
     clock["now"] = 4600.0
-    assert ledger.gpu_hours(3600.0)["total"] == 8.0
+    assert ledger.gpu_hours(3600.0).total == 8.0
     trainer.end_s = job.end_s = 4600.0
     ledger.save()
     hours = ledger.gpu_hours()
-    assert hours["trainer"] == 4.0
-    assert hours["total"] == pytest.approx(8 * 4600 / 3600)
-    assert hours["idle"] == pytest.approx(hours["total"] - 4.0)
+    assert hours.trainer == 4.0
+    assert hours.total == pytest.approx(8 * 4600 / 3600)
+    assert hours.idle == pytest.approx(hours.total - 4.0)
     on_a_workstation = ComputeLedger(paths)
     on_a_workstation.open("generator", devices=1)
     clock["now"] = 8200.0
-    assert on_a_workstation.gpu_hours()["total"] == pytest.approx(hours["total"] + 1.0)
-    assert on_a_workstation.gpu_hours()["idle"] == pytest.approx(hours["idle"])
+    assert on_a_workstation.gpu_hours().total == pytest.approx(hours.total + 1.0)
+    assert on_a_workstation.gpu_hours().idle == pytest.approx(hours.idle)
     assert (ledger.num_jobs_since(-1.0), ledger.num_jobs_since(0.0)) == (1, 0)
 
 
@@ -90,10 +77,10 @@ def test_ledger_runs_on_over_restarts(paths, clock):
     first.save()
     clock["now"] = 9000.0  # the supervisor was killed just after the save; nothing ran since
     second = ComputeLedger(paths)
-    assert second.gpu_hours()["total"] == 1.0
+    assert second.gpu_hours().total == 1.0
     second.open("trainer", devices=1)
     clock["now"] = 9000.0 + 1800.0
-    assert second.gpu_hours()["total"] == 1.5
+    assert second.gpu_hours().total == 1.5
 
 
 @pytest.mark.parametrize("collected", [True, False], ids=["collected", "in the inbox"])
@@ -112,13 +99,13 @@ def test_compute_never_falls_after_a_supervisor_that_died_or_hung_between_saves(
     clock["now"] = 9000.0
     ledger = ComputeLedger(paths)
     assert (
-        ledger.gpu_hours()["total"] == 3.0
+        ledger.gpu_hours().total == 3.0
     )  # two devices for 1.5 hours: the row of step 2 is the last sign of life
     ledger.open("trainer", devices=2)
     clock["now"] = 10800.0
     post_row(paths, step_row(3, time_s=10800.0))
     MetricsWriter(paths, ledger, 1).collect()
-    assert [row["gpu_hours"] for row in read_rows(paths.metrics)] == [2.0, 3.0, 4.0]
+    assert [row.gpu_hours for row in read_rows(paths.metrics)] == [2.0, 3.0, 4.0]
 
 
 def test_rows_carry_the_compute_of_their_own_time(paths, clock):
@@ -129,10 +116,10 @@ def test_rows_carry_the_compute_of_their_own_time(paths, clock):
     post_row(paths, step_row(1, time_s=900.0))
     post_row(paths, eval_row(0, time_s=0.0))
     clock["now"] = 7200.0
-    assert [row["kind"] for row in writer.collect()] == ["eval", "step"]
+    assert [row.kind for row in writer.collect()] == ["eval", "step"]
     start, step = read_rows(paths.metrics)
-    assert (start["gpu_hours"], step["gpu_hours"]) == (0.0, 1.0)
-    assert (step["generator_gpu_hours"], step["trainer_gpu_hours"], step["evaluator_gpu_hours"]) == (
+    assert (start.gpu_hours, step.gpu_hours) == (0.0, 1.0)
+    assert (step.generator_gpu_hours, step.trainer_gpu_hours, step.evaluator_gpu_hours) == (
         0.75,
         0.25,
         0.0,
@@ -150,9 +137,9 @@ def test_a_replayed_step_replaces_the_lost_timeline(paths):
     post_row(paths, eval_row(2, time_s=10.5, pass_rate=0.2))
     writer.collect()
     rows = read_rows(paths.metrics)
-    assert [(row["kind"], row["step"]) for row in rows] == [("step", 1), ("step", 2), ("eval", 2)]
-    assert rows[1]["note"] == "replayed"
-    assert rows[2]["pass_rate"] == 0.2
+    assert [(row.kind, row.step) for row in rows] == [("step", 1), ("step", 2), ("eval", 2)]
+    assert rows[1].extra == {"note": "replayed"}
+    assert rows[2].pass_rate == 0.2
 
 
 def test_a_row_is_not_counted_twice_when_the_writer_dies_before_it_empties_the_inbox(paths):
@@ -166,7 +153,7 @@ def test_a_row_is_not_counted_twice_when_the_writer_dies_before_it_empties_the_i
 
 
 def steps_in(paths):
-    return [row["step"] for row in read_rows(paths.metrics) if row["kind"] == "step"]
+    return [row.step for row in read_rows(paths.metrics).steps]
 
 
 def test_what_an_earlier_attempt_posts_late_changes_nothing(paths):
@@ -191,9 +178,9 @@ def test_a_supervisor_that_is_fenced_off_takes_no_rows_and_adds_none(paths):
     current = write_metrics(paths, attempt=2)
     post_row(paths, step_row(2, time_s=2))  # of attempt 1, which both see
     post_row(paths, step_row(2, time_s=3, attempt=2))
-    assert [row["attempt"] for row in stale.collect()] == [1]
+    assert [row.attempt for row in stale.collect()] == [1]
     assert steps_in(paths) == [1]
-    assert [row["attempt"] for row in current.collect()] == [2]
+    assert [row.attempt for row in current.collect()] == [2]
     assert steps_in(paths) == [1, 2]
 
 
@@ -219,19 +206,19 @@ def test_evaluations_stay_in_order_when_a_run_goes_back(paths):
     assert writer.collect() == []
     post_row(paths, eval_row(105, time_s=150, attempt=2))
     writer.collect()
-    assert [row["step"] for row in read_rows(paths.metrics)] == [0, 35, 70, 105]
+    assert [row.step for row in read_rows(paths.metrics)] == [0, 35, 70, 105]
 
 
 def test_a_torn_last_line_is_dropped_and_the_file_mended(paths):
     write_metrics(paths)
     with paths.metrics.open("a") as file:
-        file.write(json.dumps(step_row(1, time_s=1)) + "\n" + '{"kind": "st')
-    assert [row["step"] for row in write_metrics(paths).rows] == [1]
+        file.write(format_rows([step_row(1, time_s=1)]) + '{"kind": "st')
+    assert [row.step for row in write_metrics(paths).rows] == [1]
     assert paths.metrics.read_text().count("\n") == 1
 
 
 def test_a_damaged_line_is_named(paths):
-    paths.metrics.write_text('{"kind": "step"}\nnot json\n{"kind": "step"}\n')
+    paths.metrics.write_text('{"kind": "step", "step": 1}\nnot json\n{"kind": "step", "step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is not JSON"):
         read_rows(paths.metrics)
 

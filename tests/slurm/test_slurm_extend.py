@@ -80,7 +80,7 @@ def test_an_extension_continues_the_run_and_is_scored(cluster, start, tmp_path, 
     last = read_json(paths.status)
     assert "max_gpu_hours" in last["reason"] and last["attempt"] == 2 and last["job_id"] != first["job_id"]
     assert "continuing from the checkpoint of step 8" in (paths.logs / "0002" / "trainer.log").read_text()
-    steps = [row["step"] for row in read_rows(paths.metrics) if row["kind"] == "step"]
+    steps = [row.step for row in read_rows(paths.metrics).steps]
     assert steps == list(range(1, last["step"] + 1)) and last["step"] > 8
     # it stops early by what the last evaluation is expected to cost, or late by what the end of the step and
     # that evaluation did

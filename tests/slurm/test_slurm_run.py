@@ -10,7 +10,7 @@ import pytest
 
 from scalerl.cluster import slurm
 from scalerl.files import read_json
-from scalerl.metrics.rows import read_rows
+from scalerl.metrics.rows import StepRow, read_rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import read_config, save_config
 from scalerl.spool.evaluations import pending_evaluations
@@ -50,11 +50,11 @@ class SlurmRun:
         return self.job_id
 
     @property
-    def steps(self) -> list[dict]:
-        return [row for row in read_rows(self.paths.metrics) if row["kind"] == "step"]
+    def steps(self) -> list[StepRow]:
+        return read_rows(self.paths.metrics).steps
 
     def step(self) -> int:
-        return self.steps[-1]["step"] if self.steps else 0
+        return self.steps[-1].step if self.steps else 0
 
     def status(self) -> dict:
         return read_json(self.paths.status) if self.paths.status.exists() else {"state": "none", "attempt": 0}
@@ -107,14 +107,14 @@ class SlurmRun:
     def check_rows(self) -> None:
         """Nothing trained twice, nothing left out, compute and counters never fall, no evaluation missing."""
         steps = self.steps
-        assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+        assert [row.step for row in steps] == list(range(1, len(steps) + 1))
         for name in ("gpu_hours", "time_s", "tokens", "flops"):
-            values = [row[name] for row in steps]
+            values = [getattr(row, name) for row in steps]
             assert values == sorted(values), name
-        per_step = steps[0]["epoch"]  # groups trained by step 1, per training prompt
-        assert [row["epoch"] for row in steps] == pytest.approx([per_step * row["step"] for row in steps])
-        assert all(row["off_policyness_max"] <= 8 and row["num_groups"] == 8 for row in steps)
-        evaluated = [row["step"] for row in read_rows(self.paths.metrics) if row["kind"] == "eval"]
+        per_step = steps[0].epoch  # groups trained by step 1, per training prompt
+        assert [row.epoch for row in steps] == pytest.approx([per_step * row.step for row in steps])
+        assert all(row.off_policyness_max <= 8 and row.num_groups == 8 for row in steps)
+        evaluated = [row.step for row in read_rows(self.paths.metrics).evaluations]
         assert len(evaluated) == len(set(evaluated)) and {0, len(steps)} <= set(evaluated)
         assert not pending_evaluations(self.paths)
 
@@ -148,7 +148,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     assert sorted(names) == ["batch", "evaluator-0.2", "generator-0.2", "generator-1.2", "trainer.2"]
     check_that_a_dead_generator_is_restarted_alone(run)
     to_first_step = (
-        next(row["gpu_hours"] for row in run.steps if row["attempt"] == 2) - requeued["gpu_hours"]["total"]
+        next(row.gpu_hours for row in run.steps if row.attempt == 2) - requeued["gpu_hours"]["total"]
     )
     # for another start, which may take twice as long, and twenty seconds of six GPUs for some steps
     budget = run.status()["gpu_hours"]["total"] + 2 * to_first_step + 6 * 20 / 3600
@@ -166,10 +166,10 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     steps = run.steps
     # The job ends at its budget, with the last evaluation: a second or two of six GPUs either way.
     assert run.status()["gpu_hours"]["total"] == pytest.approx(budget, rel=0.07)
-    assert sum(row["gpu_hours"] > budget for row in steps) <= 1
+    assert sum(row.gpu_hours > budget for row in steps) <= 1
     row = steps[-1]
     parts = ("generator_gpu_hours", "trainer_gpu_hours", "evaluator_gpu_hours", "idle_gpu_hours")
-    assert sum(row[part] for part in parts) == pytest.approx(row["gpu_hours"])
+    assert sum(getattr(row, part) for part in parts) == pytest.approx(row.gpu_hours)
 
     run.job_id = second  # its budget is the script's: larger, so that it would go on
     run.wait_for(lambda: run.attempt() == 4, "the second submission, which had to wait for the first")

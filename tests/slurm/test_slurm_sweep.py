@@ -191,8 +191,8 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
     for name in NAMES:
         assert sweep.state(name) == "finished", sweep.report()
         rows = read_rows(sweep.dir / name / "metrics.jsonl")
-        assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, STEPS + 1))
-        assert sorted(row["step"] for row in rows if row["kind"] == "eval") == list(range(STEPS + 1))
+        assert [row.step for row in rows.steps] == list(range(1, STEPS + 1))
+        assert sorted(row.step for row in rows.evaluations) == list(range(STEPS + 1))
         check_against_sacct(sweep.dir / name, num_starts=2 if name == failing else 1)
 
     fit = subprocess.run(

@@ -84,7 +84,7 @@ def test_rates_are_measured_in_runs_of_the_same_shape(tmp_path):
         rows = [
             {"kind": "step", "step": step, "gpu_hours": hours * step / steps} for step in range(1, steps + 1)
         ]
-        rows.append({"kind": "eval", "step": steps, "gpu_hours": 1e6})
+        rows.append({"kind": "eval", "step": steps, "gpu_hours": 1e6, "pass_rate": 0.5})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / name / "metrics.jsonl").write_text(text + '{"kind": "step", "step": 99')  # torn
         folders.append(tmp_path / name)

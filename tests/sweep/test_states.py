@@ -184,7 +184,7 @@ def test_a_sweep_is_read_with_one_question_to_each_of_squeue_and_sacct(tmp_path,
         "job 7_2: TIMEOUT before the run could say why it ended",
         "job 7_3: CANCELLED before the run could say why it ended",
     ]
-    assert found[1].status["step"] == 4
+    assert found[1].status.step == 4
     assert len(fake_slurm.calls("squeue")) == len(fake_slurm.calls("sacct")) == 1
 
 

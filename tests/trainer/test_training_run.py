@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from scalerl.data.problem import Problem, write_problems
-from scalerl.files import read_json, write_json
+from scalerl.files import read_json
 from scalerl.paths import RunPaths
+from scalerl.run_folder import Attempt, save_config, write_attempt
 from scalerl.settings import build_config
 from scalerl.spool.admission import read_manifest
 from scalerl.spool.evaluations import pending_evaluations
@@ -57,6 +58,10 @@ def save_model(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
 
 
+def owner(attempt: int) -> Attempt:
+    return Attempt(attempt=attempt, host="elsewhere", pid=1, started_ticks=1)
+
+
 @dataclass
 class Run:
     """A run folder without a supervisor."""
@@ -69,7 +74,7 @@ class Run:
     def create(cls, inputs: Path, root: Path, *, model: str = "base") -> "Run":
         run = cls(inputs, RunPaths(root), model)
         run.paths.create()
-        write_json(run.paths.attempt, {"attempt": 1})
+        write_attempt(run.paths, owner(1))
         run.configure()
         return run
 
@@ -96,7 +101,7 @@ class Run:
             "budget.max_steps": STEPS,
         }
         config = build_config(values | changes)
-        write_json(self.paths.config, {"config": config.model_dump(mode="json")})
+        save_config(self.paths, config)
 
     @property
     def error(self) -> str:
@@ -165,7 +170,7 @@ class TakesOver(FakeGenerator):
     """Another attempt claims the folder just before the first rollouts arrive."""
 
     def _publish(self, rollouts) -> None:
-        write_json(self._paths.attempt, {"attempt": 2})
+        write_attempt(self._paths, owner(2))
         super()._publish(rollouts)
 
 

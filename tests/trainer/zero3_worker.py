@@ -12,7 +12,7 @@ import torch
 from torch import distributed as dist
 from zero3_cases import CASES, LEARNING_RATES, ROTARY_MODELS, make_config, make_groups, model_name
 
-from scalerl.files import write_json
+from scalerl.fence import claim_attempt
 from scalerl.paths import RunPaths
 from scalerl.trainer.checkpoint import SavedState, save_checkpoint
 from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed
@@ -85,7 +85,7 @@ class Worker:
         paths = RunPaths(self.folder / f"run-{dtype}-{self.world_size}")
         if self.rank == 0:
             paths.create()
-            write_json(paths.attempt, {"attempt": 1})
+            claim_attempt(paths)
         engine = self.engine(config, self.folder / "tied")
         for step in range(4):
             if step == 2:
