@@ -1,4 +1,10 @@
-"""Evaluation requests: the trainer asks for the pass rate of a policy, and a request stays open until it is answered."""
+"""Evaluation requests: the trainer asks for the pass rate of a policy; a request is open until it is
+answered.
+
+evaluations/<step>.request.json          an open request: `EvaluationRequest`
+            <step>.part-<i>-of-<n>.json  what evaluator i of n found out: `scalerl.evaluator.parts.Part`
+            <step>.json                  the answer: `scalerl.evaluator.finish.evaluation_result`
+"""
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -9,24 +15,28 @@ from scalerl.paths import RunPaths
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """evaluations/<step>.request.json: one policy to evaluate, with the compute spent up to its publication.
-
-    epoch: groups trained per training prompt. tokens: completion tokens trained on, cumulative. flops: of generation and training,
-    cumulative. published_s: unix time.
-    """
+    """One policy to evaluate, with the compute spent up to its publication."""
 
     step: int
+    """Optimizer step the evaluation belongs to."""
     policy_version: int
+    """Optimizer steps the policy has seen; equal to `step`."""
     name: str
+    """Name of its folder in weights/; the folder stays while the request is open."""
     sha256: str
+    """Hash of its weights (`weights.hash_weights`)."""
     epoch: float
+    """Groups trained per training prompt."""
     tokens: int
+    """Completion tokens trained so far."""
     flops: float
+    """FLOPs of generation and training so far."""
     published_s: float
+    """Unix time of publication, in seconds: the evaluation counts at this moment of the run."""
 
 
 def request_evaluation(paths: RunPaths, request: EvaluationRequest) -> None:
-    """Ask the evaluator for the pass rate of a policy, unless this very policy has been evaluated already."""
+    """Ask for the pass rate of a policy, unless this very policy has been evaluated already."""
     result = paths.evaluations / f"{request.step:08d}.json"
     if result.exists() and read_json(result)["name"] == request.name:
         return
@@ -34,7 +44,7 @@ def request_evaluation(paths: RunPaths, request: EvaluationRequest) -> None:
 
 
 def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
-    """The requests not answered yet, oldest step first."""
+    """Return the requests not answered yet, oldest step first."""
     requests = []
     for path in sorted(paths.evaluations.glob("[0-9]*.request.json")):
         with suppress(FileNotFoundError):  # answered since it was listed
@@ -46,7 +56,6 @@ def answer_evaluation(paths: RunPaths, request: EvaluationRequest, result: dict)
     """Store evaluations/<step>.json (`result` must hold the request's `name`) and close the request."""
     assert result["name"] == request.name
     write_json(paths.evaluations / f"{request.step:08d}.json", result)
-    if request in pending_evaluations(
-        paths
-    ):  # a replay may have asked for other weights of the same step meanwhile
+    # A replay may have asked for other weights of the same step meanwhile: that request stays open.
+    if request in pending_evaluations(paths):
         (paths.evaluations / f"{request.step:08d}.request.json").unlink()

@@ -1,100 +1,101 @@
-"""The rollout record and its Parquet schema: one row a completion, one shard a finished prompt group.
+"""The rollout record: one row a completion, one Parquet file (a shard) a finished prompt group.
 
-| column | type | meaning |
-|---|---|---|
-| group | int64 | index of the prompt group, global over the run: step t trains groups in this order |
-| completion | int32 | index of the completion in its group |
-| prompt_id, task | string | as in the prepared data |
-| prompt_token_ids | list<int32> | [prompt tokens] |
-| completion_token_ids | list<int32> | [completion tokens], forced interruption included |
-| logprobs | list<float32> | [completion tokens], natural log, of the distribution the generator sampled from; 0 where forced |
-| loss_mask | list<bool> | [completion tokens], false where the token was forced |
-| policy_versions | list<int32> | [completion tokens], the policy that produced each token |
-| response | string | decoded completion |
-| reward | float32 | what the trainer sees |
-| correct | bool | the verifier's verdict |
-| verdict | string | why: the reason of scalerl.verify.answers.Verdict, such as "equal", "timeout", "wrong_output" |
-| finish_reason | string | "stop" or "length" |
-| truncated, interrupted | bool | the completion ran out of tokens; its thinking was cut short by force |
-| started_s, finished_s | float64 | unix time of admission and of the last token |
-| writer | string | the generator that wrote the shard |
-| attempt | int32 | the attempt of the run it belonged to |
+`Rollout` is the schema: the annotation of a field is its column type, the text below it says unit and
+meaning. Shards are plain Parquet, so pandas reads a bucket of them as one table:
+
+    pd.read_parquet("runs/x/spool/0000000")
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
+"""Raised with every change of the columns; a shard of another version is refused."""
 _VERSION_KEY = b"scalerl_rollout_schema"
 
-SCHEMA = pa.schema(
-    [
-        ("group", pa.int64()),
-        ("completion", pa.int32()),
-        ("prompt_id", pa.string()),
-        ("task", pa.string()),
-        ("prompt_token_ids", pa.list_(pa.int32())),
-        ("completion_token_ids", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("loss_mask", pa.list_(pa.bool_())),
-        ("policy_versions", pa.list_(pa.int32())),
-        ("response", pa.string()),
-        ("reward", pa.float32()),
-        ("correct", pa.bool_()),
-        ("verdict", pa.string()),
-        ("finish_reason", pa.string()),
-        ("truncated", pa.bool_()),
-        ("interrupted", pa.bool_()),
-        ("started_s", pa.float64()),
-        ("finished_s", pa.float64()),
-        ("writer", pa.string()),
-        ("attempt", pa.int32()),
-    ],
-    metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
-)
+Int32 = Annotated[int, pa.int32()]
+Int64 = Annotated[int, pa.int64()]
+Float32 = Annotated[float, pa.float32()]
+Float64 = Annotated[float, pa.float64()]
+Bool = Annotated[bool, pa.bool_()]
+String = Annotated[str, pa.string()]
+Int32List = Annotated[Sequence[int], pa.list_(pa.int32())]
+Float32List = Annotated[Sequence[float], pa.list_(pa.float32())]
+BoolList = Annotated[Sequence[bool], pa.list_(pa.bool_())]
 
 
 class ShardError(ValueError):
-    """A file in the spool is not a whole, valid shard."""
+    """A file in the spool that is not a whole, valid shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """One completion; see the table above for lengths and units."""
+    """One completion of one prompt. P prompt tokens, T completion tokens."""
 
-    group: int
-    completion: int
-    prompt_id: str
-    task: str
-    prompt_token_ids: Sequence[int]
-    completion_token_ids: Sequence[int]
-    logprobs: Sequence[float]
-    loss_mask: Sequence[bool]
-    policy_versions: Sequence[int]
-    response: str
-    reward: float
-    correct: bool
-    verdict: str
-    finish_reason: str
-    truncated: bool
-    interrupted: bool
-    started_s: float
-    finished_s: float
-    writer: str
-    attempt: int
+    group: Int64
+    """Index of the prompt group, counted over the whole run: optimizer steps train groups in this order."""
+    completion: Int32
+    """Index of the completion in its group, from 0."""
+    prompt_id: String
+    """Id of the prompt in the prepared data."""
+    task: String
+    """Task of the prompt in the prepared data, such as "math" or "code"."""
+    prompt_token_ids: Int32List
+    """[P] token ids, chat template included."""
+    completion_token_ids: Int32List
+    """[T] token ids, a forced interruption and the end-of-sequence token included."""
+    logprobs: Float32List
+    """[T] natural logarithms of the probabilities the generator sampled with; 0 where forced."""
+    loss_mask: BoolList
+    """[T] true where the token was sampled, false where it was forced and has no loss."""
+    policy_versions: Int32List
+    """[T] version of the policy that produced each token, that is, the optimizer steps it had seen."""
+    response: String
+    """Completion as text, without the end-of-sequence token."""
+    reward: Float32
+    """Reward the trainer sees, from -1 to 1, length penalty included."""
+    correct: Bool
+    """Judgement of the verifier."""
+    verdict: String
+    """Reason of that judgement (`scalerl.verify.answers.Verdict`), such as "equal", "timeout" or
+    "wrong_output".
+    """
+    finish_reason: String
+    """Why sampling ended: "stop" at an end-of-sequence token, "length" at the token limit."""
+    truncated: Bool
+    """True if the completion ran out of tokens."""
+    interrupted: Bool
+    """True if its thinking was cut short by force."""
+    started_s: Float64
+    """Unix time at which the completion was submitted, in seconds."""
+    finished_s: Float64
+    """Unix time of its last token, in seconds."""
+    writer: String
+    """Generator that wrote the shard, such as "generator-0"."""
+    attempt: Int32
+    """Attempt of the run that generator belonged to."""
 
 
-def check_group(rollouts: Sequence[Rollout], group: int) -> None:
-    """Check that `rollouts` are one whole group.
+Group = Sequence[Rollout]
+"""All completions of one prompt group, in order."""
+
+SCHEMA = pa.schema(
+    [(name, hint.__metadata__[0]) for name, hint in get_type_hints(Rollout, include_extras=True).items()],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+
+def check_group(rollouts: Group, group: int) -> None:
+    """Check that `rollouts` are all of group `group`, in order, with per-token columns of equal length.
 
     Raises:
-        ShardError: wrong group, wrong order, or columns of unequal length, naming the completion.
+        ShardError: they are not; names the completion and what is wrong with it.
     """
     if not rollouts:
         raise ShardError(f"group {group} has no completions")
@@ -114,47 +115,54 @@ def check_group(rollouts: Sequence[Rollout], group: int) -> None:
             )
 
 
-def write_group(path: Path, rollouts: Sequence[Rollout]) -> None:
-    """Write one group as a Parquet file (not atomically: see Spool.publish)."""
+def write_group(path: Path, rollouts: Group) -> None:
+    """Write one group as a Parquet file; `Spool.publish` makes it appear whole."""
     columns = {name: [getattr(rollout, name) for rollout in rollouts] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(pa.table(columns, schema=SCHEMA), path, compression="zstd")
 
 
 def read_group(path: Path, group: int, *, as_arrays: bool = False) -> list[Rollout]:
-    """Read one shard.
+    """Read and check the shard of group `group`.
 
-    as_arrays: per-token columns become NumPy arrays instead of lists; far faster for long completions.
+    as_arrays: make the per-token columns NumPy arrays instead of lists, which is far faster for long
+    completions.
 
     Raises:
         ShardError: torn file, other schema version, missing values, or rows that are not one whole group.
         FileNotFoundError: there is no such shard.
     """
+    table = _read_table(path)
+    columns = {name: _values(name, table[name].combine_chunks(), as_arrays) for name in SCHEMA.names}
+    rows = zip(*columns.values(), strict=True)
+    rollouts = [Rollout(**dict(zip(columns, row, strict=True))) for row in rows]
+    check_group(rollouts, group)
+    return rollouts
+
+
+def _read_table(path: Path) -> pa.Table:
+    """Read a Parquet file and refuse it unless it has the columns of this schema version."""
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise ShardError(f"not a readable Parquet file: {error}") from None
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ShardError(f"rollout schema {version}, this code reads {SCHEMA_VERSION}")
     if not table.schema.equals(SCHEMA):
         raise ShardError(f"columns differ from rollout schema {SCHEMA_VERSION}: {table.schema.names}")
-    columns = {name: _values(name, table[name].combine_chunks(), as_arrays) for name in SCHEMA.names}
-    rollouts = [
-        Rollout(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
-    ]
-    check_group(rollouts, group)
-    return rollouts
+    return table
 
 
 def _values(name: str, column: pa.Array, as_arrays: bool) -> Sequence[Any]:
-    """The values of one column, one a row."""
+    """Return the values of one column, one a row."""
     is_list = pa.types.is_list(column.type)
     if column.null_count or (is_list and column.flatten().null_count):
         raise ShardError(f"column {name} has missing values")
     if not (is_list and as_arrays):
         return column.to_pylist()
+    # One array holds the tokens of all rows: cut it at the offsets, counted from the first row of this
+    # column.
     begins = column.offsets.to_numpy() - column.offsets[0].as_py()
     return np.split(column.flatten().to_numpy(zero_copy_only=False), begins[1:-1])

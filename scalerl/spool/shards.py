@@ -1,17 +1,20 @@
 """The spool: a durable queue of rollout shards, one Parquet file a prompt group, named by the group's index.
- Groups lie in buckets of BUCKET_GROUPS, spool/<bucket>/<group>.parquet, so that looking for new shards lists
-the few buckets of the current window and never the whole history.
+
+spool/<bucket>/<group>.parquet   a shard; group // BUCKET_GROUPS is its bucket
+      quarantine/                files that were refused, each with its reason in <name>.reason.txt
+
+Buckets keep listings short: looking for new shards lists the few buckets of the current window, never the
+whole history. Every operation may be repeated or done by two processes at once.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from scalerl.files import fsync_file, fsync_folder, temporary_name, write_text
-from scalerl.spool.schema import Rollout, check_group, read_group, write_group
+from scalerl.spool.schema import Group, Rollout, check_group, read_group, write_group
 
 BUCKET_GROUPS = 256
 _SHARD_NAME = re.compile(r"(\d{9})\.parquet")
@@ -21,12 +24,14 @@ class Spool:
     """The shards below the folder `root`."""
 
     def __init__(self, root: Path) -> None:
+        """Look at the spool in `root`, the folder spool/ of a run; the folder must exist."""
         self.root = root
 
     def path(self, group: int) -> Path:
+        """Return where the shard of a group is, or will be."""
         return self.root / f"{group // BUCKET_GROUPS:07d}" / f"{group:09d}.parquet"
 
-    def publish(self, rollouts: Sequence[Rollout]) -> bool:
+    def publish(self, rollouts: Group) -> bool:
         """Make one finished group visible, whole and durable. The first writer of a group wins.
 
         Returns:
@@ -43,9 +48,8 @@ class Spool:
         try:
             write_group(temporary, rollouts)
             fsync_file(temporary)
-            os.link(
-                temporary, path
-            )  # unlike a rename, a link never replaces a shard that ranks may be reading
+            # Unlike a rename, a link never replaces a shard: one rank may have read it, others are about to.
+            os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
@@ -54,7 +58,7 @@ class Spool:
         return True
 
     def present(self, start: int, stop: int) -> set[int]:
-        """The groups in [start, stop) that have a shard. Foreign files met on the way are quarantined."""
+        """Return the groups in [start, stop) that have a shard; quarantine foreign files met on the way."""
         groups: set[int] = set()
         if stop <= start:
             return groups
@@ -76,7 +80,9 @@ class Spool:
         return groups
 
     def read(self, group: int, *, as_arrays: bool = False) -> list[Rollout]:
-        """The completions of one group; `as_arrays`: with NumPy arrays in the per-token columns.
+        """Return the completions of one group, checked.
+
+        as_arrays: make the per-token columns NumPy arrays instead of lists.
 
         Raises:
             ShardError: the shard is torn or foreign; `quarantine` it and have the group generated again.
@@ -85,7 +91,7 @@ class Spool:
         return read_group(self.path(group), group, as_arrays=as_arrays)
 
     def quarantine(self, path: Path, reason: str) -> Path:
-        """Move a file that is no valid shard aside, with the reason in `<name>.reason.txt` beside it."""
+        """Move a file that is no valid shard to quarantine/, with the reason; return where it is."""
         folder = self.root / "quarantine"
         folder.mkdir(exist_ok=True)
         target = folder / path.name
@@ -99,10 +105,10 @@ class Spool:
         return target
 
     def collect_garbage(self, before_group: int) -> int:
-        """Delete the buckets that lie wholly before `before_group`; returns how many.
+        """Delete the buckets that lie wholly before `before_group`; return how many.
 
-        `before_group` must be the cursor of the oldest checkpoint that is kept: a resume from it reads all
-        later groups again.
+        `before_group` must be at most the cursor of the oldest checkpoint that is kept: a resume from it
+        trains all later groups again, from these very shards.
         """
         old = [
             folder

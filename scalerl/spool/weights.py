@@ -1,7 +1,11 @@
-"""Published weights: immutable Hugging Face folders.
+"""Published weights: immutable Hugging Face folders, and how long each of them stays.
 
-A folder is named <policy_version>-<first 12 hex digits of its content's SHA-256>, so that a name never means two contents and
-a replay after a crash finds what it published before.
+weights/<policy_version>-<hash>/  config, tokenizer and safetensors of one policy
+        latest.json               the manifest that generators follow (`admission.PolicyManifest`)
+        .<owner>/                 hard links of a generator that is loading a policy (`pinned_weights`)
+
+The hash in the name is the first 12 hex digits of the SHA-256 of the weights. So a name never means two
+contents, and a replay after a crash finds what it published before.
 """
 
 import hashlib
@@ -17,7 +21,7 @@ from scalerl.spool.evaluations import pending_evaluations
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a Hugging Face folder, in name order."""
+    """Return the SHA-256 over names and bytes of the safetensors files of a folder, in name order."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode())
@@ -31,7 +35,7 @@ def publish_weights(paths: RunPaths, policy_version: int, write: Callable[[Path]
     """Write a Hugging Face folder with `write(folder)` and publish it under its immutable name.
 
     Returns:
-        (name, sha256). A folder of that name, left by a replayed step, is kept: its content is the same.
+        (name of the folder in weights/, SHA-256 of its weights).
     """
     temporary = temporary_name(paths.weights / f"{policy_version:08d}")
     temporary.mkdir()
@@ -39,6 +43,7 @@ def publish_weights(paths: RunPaths, policy_version: int, write: Callable[[Path]
         write(temporary)
         sha256 = hash_weights(temporary)
         name = f"{policy_version:08d}-{sha256[:12]}"
+        # A folder of that name is left from before a crash: the hash says that its content is the same.
         if not (paths.weights / name).exists():
             publish_folder(temporary, paths.weights / name)
     finally:
@@ -55,7 +60,8 @@ def check_weights(folder: Path, sha256: str) -> None:
     found = hash_weights(folder)
     if found != sha256:
         raise ValueError(
-            f"{folder} has the hash {found[:12]}, its manifest says {sha256[:12]}: the file system served a wrong file"
+            f"{folder} has the hash {found[:12]}, its manifest says {sha256[:12]}: "
+            f"the file system served a wrong file"
         )
 
 
@@ -73,7 +79,7 @@ def collect_old_weights(paths: RunPaths, keep: Collection[str]) -> int:
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Make `target` a folder of hard links to the files of `source`; copies, on a file system without links.
+    """Make `target` a folder of hard links to the files of `source`; of copies where there are no links.
 
     Raises:
         FileNotFoundError: `source` is gone, or went while its files were being linked.
@@ -90,13 +96,15 @@ def link_folder(source: Path, target: Path) -> None:
 
 @contextmanager
 def pinned_weights(paths: RunPaths, name: str, owner: str) -> Iterator[Path]:
-    """A published folder, under its own name, that stays while `owner` reads it even if the trainer deletes the original.
+    """Lend a published folder, under its own name, that stays while `owner` reads it.
+
+    The trainer may delete the original meanwhile; a hard link to every file keeps the content.
 
     Raises:
         FileNotFoundError: it is gone already.
     """
     root = paths.weights / f".{owner}"
-    shutil.rmtree(root, ignore_errors=True)  # of an owner that was killed
+    shutil.rmtree(root, ignore_errors=True)  # left by an owner that was killed
     root.mkdir()
     try:
         link_folder(paths.weights / name, root / name)

@@ -1,15 +1,18 @@
-"""The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. `scalerl role trainer --index RANK` runs one
-rank of it.
+"""The trainer: spool -> loss -> weights, on DeepSpeed ZeRO-3. README.md beside this file explains it.
 
+    scalerl role trainer --index RANK --dir runs/x --attempt 1        (one rank; started by `scalerl run`)
+
+loop.py        the training loop
+state.py       which groups come next: step, cursor, admitted prompts, plateaus
 batch.py       waits for the groups of a step, refuses bad ones
 objective.py   advantages, token weights, statistics of a batch
 packing.py     sequences -> rows -> micro-batches, the same number on every rank
+engine.py      ZeRO-3: forward, backward, optimizer step (with export.py the only deepspeed import)
 head.py        log-probabilities without the full logits
-engine.py      ZeRO-3: forward, backward, optimizer step, export (the only deepspeed import)
-state.py       where the run is: step, cursor, admitted prompts, plateaus
+buffers.py     floating buffers, such as rotary frequencies, equal a plain load
+export.py      the sharded model as a Hugging Face folder
 publisher.py   weights, manifest, evaluation requests
 checkpoint.py  all of it on disk, without pickle
-loop.py        the training loop
 """
 
 import os
@@ -23,9 +26,11 @@ from scalerl.paths import RunPaths
 
 
 def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
-    """Run one rank of the trainer to the end of the run, and end this process: exit code 0; 1 after a
-    traceback; 143 if SIGTERM made it checkpoint and end (Slurm sends it to every task of a job that it takes
-    away with grace); 0 if its attempt is over (`fence`).
+    """Run one rank of the trainer to the end of the run, then end this process with an exit code.
+
+    0    the run has come to its end, or this attempt is over (`fence.end_if_stale`)
+    1    after a traceback
+    143  SIGTERM made it checkpoint and end; Slurm sends it to every task of a job that it takes away with grace
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
     """
@@ -41,4 +46,5 @@ def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # gloo's threads may abort a process that ends in the ordinary way
+        # Not sys.exit: gloo's threads may abort a process that ends in the ordinary way.
+        os._exit(code)

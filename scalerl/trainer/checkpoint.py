@@ -1,9 +1,11 @@
-"""Checkpoints: everything a run needs to continue, without pickle, complete as soon as the folder's name
-exists.
+"""Checkpoints: everything a run needs to continue, without pickle, whole as soon as the folder's name exists.
 
-checkpoints/<step>/state.json                the run's progress, and the size of every other file
-                   rank_<rank>.safetensors   this rank's slices of fp32 weights and Adam moments, and its RNG
-                   model/                    the policy as a Hugging Face folder
+checkpoints/<step>/state.json               the training state, and the size of every other file
+                   rank_<rank>.safetensors  a rank's slices of fp32 weights and Adam moments, and its RNG
+                   model/                   the policy as a Hugging Face folder
+            damaged-<step>/                 a checkpoint that is not whole, moved aside
+
+The engine loads model/ as it would a base model; the slices then put exact fp32 weights and moments in place.
 """
 
 import json
@@ -26,13 +28,14 @@ from scalerl.paths import RunPaths
 from scalerl.trainer.engine import TrainingEngine
 
 FORMAT = 1
+"""Raised with every change of the files; a checkpoint of another format counts as damaged."""
 RNG_KEY = "rng"
 _HEADER_BYTES = 8
-"""Of the length of a safetensors header."""
+"""Bytes at the start of a safetensors file that hold the length of its header."""
 
 
 def checkpoint_steps(paths: RunPaths) -> list[int]:
-    """Steps that have a checkpoint, oldest first."""
+    """Return the steps that have a checkpoint, oldest first."""
     return sorted(int(folder.name) for folder in paths.checkpoints.iterdir() if folder.name.isdigit())
 
 
@@ -55,7 +58,8 @@ def save_checkpoint(
 ) -> None:
     """Write checkpoints/<step>/; all ranks call it, and the step must have none yet.
 
-    training_state: `TrainingState.to_json()`. write_model: a collective that fills a folder, given on rank 0 only.
+    training_state: what `TrainingState.to_json` returns.
+    write_model: a collective that fills a folder with the policy; only rank 0 gives it one.
 
     Raises:
         StaleAttempt: a newer attempt took the run folder over meanwhile; nothing is published.
@@ -71,47 +75,49 @@ def save_checkpoint(
     save_file(engine.local_state() | {RNG_KEY: torch.get_rng_state()}, rank_file)
     fsync_file(rank_file)
     write_model(temporary / "model" if engine.rank == 0 else None)
+    # Every rank's file is on disk before rank 0 lists the sizes and gives the folder its name.
     engine.barrier()
     if engine.rank == 0:
-        state = {
-            "format": FORMAT,
-            "signature": _signature(config, engine.world_size),
-            "world_size": engine.world_size,
-            "adam_step": engine.adam_step,
-            "progress": training_state,
-            "bytes": _sizes(temporary),
-        }
-        write_json(temporary / "state.json", state)
+        write_json(temporary / "state.json", _content(temporary, engine, config, training_state))
         check_attempt(paths, attempt)
         publish_folder(temporary, _folder(paths, step))
     engine.barrier()
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _content(
+    folder: Path, engine: TrainingEngine, config: RunConfig, training_state: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of state.json, with the sizes of the files in `folder`."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
     return {
-        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+        "format": FORMAT,
+        "signature": _signature(config, engine.world_size),
+        "world_size": engine.world_size,
+        "adam_step": engine.adam_step,
+        "progress": training_state,
+        "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
     }
 
 
 def _signature(config: RunConfig, world_size: int) -> str:
-    """The run's signature as if it had `world_size` ranks: a checkpoint may be continued on another number of
-    them."""
+    """Return the run's signature as if it had `world_size` ranks."""
+    # A checkpoint may be continued on another number of ranks, so their number is no part of its identity.
     trainer = config.trainer.model_copy(update={"num_ranks": world_size})
     return config.model_copy(update={"trainer": trainer}).signature()
 
 
 def find_checkpoint(paths: RunPaths) -> int | None:
-    """The step of the newest whole checkpoint, or None if the run has none yet. Only rank 0 may call it.
+    """Return the step of the newest whole checkpoint, or None if the run has none yet; for rank 0 only.
 
-    Damaged ones are moved aside to checkpoints/damaged-<step>, and the reason is printed.
+    Damaged ones are moved aside to checkpoints/damaged-<step>/, and the reason is printed. Training goes on
+    from an older one all the same: the spool still holds the groups that the lost steps trained.
 
     Raises:
         ValueError: there are checkpoints, but every one of them is damaged.
     """
     for leftover in paths.checkpoints.glob(".*.tmp"):
         shutil.rmtree(leftover)
-    steps = checkpoint_steps(paths)
-    for step in reversed(steps):
+    for step in reversed(checkpoint_steps(paths)):
         reason = damage(_folder(paths, step))
         if reason is None:
             return step
@@ -122,25 +128,25 @@ def find_checkpoint(paths: RunPaths) -> int | None:
     damaged = sorted(folder.name for folder in paths.checkpoints.glob("damaged-*"))
     if damaged:
         raise ValueError(
-            f"no whole checkpoint is left in {paths.checkpoints}, only {', '.join(damaged)}: restore one from a copy, or delete "
-            f"the folders damaged-* to start the run from its first step"
+            f"no whole checkpoint is left in {paths.checkpoints}, only {', '.join(damaged)}: restore one "
+            f"from a copy, or delete the folders damaged-* to start the run from its first step"
         )
     return None
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None if it is whole."""
+    """Say what is wrong with a checkpoint folder; None if it is whole."""
     try:
-        state = json.loads((folder / "state.json").read_text())
+        content = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:
         return f"state.json: {error}"
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         return f"state.json is not of checkpoint format {FORMAT}"
-    names = {f"rank_{rank:05d}.safetensors" for rank in range(state["world_size"])}
-    missing = names - state["bytes"].keys()
+    names = {_rank_file(folder, rank).name for rank in range(content["world_size"])}
+    missing = names - content["bytes"].keys()
     if missing:
         return f"state.json lists no {', '.join(sorted(missing))}"
-    for name, size in state["bytes"].items():
+    for name, size in content["bytes"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -152,7 +158,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _whole_safetensors(path: Path) -> bool:
-    """Whether the header fits the size of the file."""
+    """Say whether the header of a safetensors file is readable and fits the size of the file."""
     with path.open("rb") as file:
         (header_bytes,) = struct.unpack("<Q", file.read(_HEADER_BYTES).ljust(_HEADER_BYTES, b"\0"))
         try:
@@ -167,11 +173,14 @@ class SavedState:
     """A whole checkpoint, read by one rank of `world_size`."""
 
     def __init__(self, paths: RunPaths, step: int, *, rank: int, world_size: int) -> None:
+        """Read state.json of the checkpoint of `step`; weights and moments wait for `restore`."""
         self._folder = _folder(paths, step)
         self._rank, self._world_size = rank, world_size
-        self._state = read_json(self._folder / "state.json")
-        self.training_state: dict[str, Any] = self._state["progress"]
+        self._content = read_json(self._folder / "state.json")
+        self.training_state: dict[str, Any] = self._content["progress"]
+        """State to give to `TrainingState.restore`."""
         self.model = self._folder / "model"
+        """Hugging Face folder to build the engine from."""
 
     def check(self, config: RunConfig) -> None:
         """Refuse a checkpoint of another run.
@@ -179,41 +188,43 @@ class SavedState:
         Raises:
             ValueError: the config differs from the one the checkpoint was made with.
         """
-        signature = _signature(config, self._state["world_size"])
-        if signature != self._state["signature"]:
+        expected, found = self._content["signature"], _signature(config, self._content["world_size"])
+        if found != expected:
             raise ValueError(
-                f"{self._folder} belongs to a run with the signature {self._state['signature']}, this config has {signature}: "
+                f"{self._folder} belongs to a run with the signature {expected}, this config has {found}: "
                 f"use the config it was started with, or another --dir"
             )
 
     def restore(self, engine: TrainingEngine) -> None:
-        """Load weights, moments and RNG. Bit-exact; on another number of ranks the slices are cut anew and
-        the RNG stays."""
-        ranks = range(self._state["world_size"])
-        if self._world_size == len(ranks):
-            ranks = range(self._rank, self._rank + 1)
+        """Load weights and moments, bit-exact, into an engine that was built from `model`.
+
+        On as many ranks as wrote the checkpoint the RNG is restored, too; on another number the slices are
+        cut anew.
+        """
+        saved_ranks = self._content["world_size"]
+        same = self._world_size == saved_ranks
+        ranks = [self._rank] if same else range(saved_ranks)
         files = [safe_open(_rank_file(self._folder, rank), framework="pt") for rank in ranks]
 
         def read(key: str, length: int, numel: int) -> Tensor:
-            parts = [file.get_tensor(key) for file in files]
-            if len(parts) == 1 and self._world_size == self._state["world_size"]:
-                return parts[0]
-            whole = torch.cat(parts)[:numel]
+            if same:
+                return files[0].get_tensor(key)
+            # ZeRO-3 pads the last slice to the common length: join, cut the padding off, cut anew, pad again.
+            whole = torch.cat([file.get_tensor(key) for file in files])[:numel]
             mine = whole[self._rank * length : (self._rank + 1) * length]
             return torch.nn.functional.pad(mine, (0, length - len(mine)))
 
-        engine.load_local_state(read, self._state["adam_step"])
-        if self._world_size == self._state["world_size"]:
+        engine.load_local_state(read, self._content["adam_step"])
+        if same:
             torch.set_rng_state(files[0].get_tensor(RNG_KEY))
 
 
 def collect_old_checkpoints(paths: RunPaths, keep: int) -> int:
-    """Delete all but the newest `keep` checkpoints; returns the group cursor of the oldest one kept."""
+    """Delete all but the newest `keep` checkpoints; return the next group of the oldest one kept."""
     steps = checkpoint_steps(paths)
     for step in steps[:-keep]:
-        leaving = (
-            paths.checkpoints / f".{step:08d}.old.tmp"
-        )  # a half-deleted folder must not look like a checkpoint
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        leaving = paths.checkpoints / f".{step:08d}.old.tmp"
         os.rename(_folder(paths, step), leaving)
         shutil.rmtree(leaving)
     return read_json(_folder(paths, steps[-keep:][0]) / "state.json")["progress"]["next_group"]

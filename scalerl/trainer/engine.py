@@ -1,10 +1,11 @@
-"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, gloo on CPU, nccl on GPU. Only this file
-imports deepspeed."""
+"""The training engine: DeepSpeed ZeRO-3 on any number of ranks, over gloo on CPU and nccl on GPU.
 
-import json
+Only this file and export.py import deepspeed.
+"""
+
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,37 +21,35 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
     set_log_level_from_string,
 )
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import AutoModelForCausalLM
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from scalerl.algo.losses import LOSSES
-from scalerl.config import RunConfig
+from scalerl.config import OptimizerConfig, RunConfig
 from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
+from scalerl.trainer.export import export_model
 from scalerl.trainer.head import HeadConfig, LogprobHead
 from scalerl.trainer.packing import MicroBatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-EXPORT_SHARD_ELEMENTS = 1 << 30
-"""Parameters gathered at once, and in one file, when the model is exported."""
+"""Names of Adam's two moments in the state of the optimizer."""
 
 
 def init_distributed(timeout_s: float) -> dist.ProcessGroup:
-    """Join the ranks of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; returns a gloo group for
-    small CPU messages."""
+    """Join the other ranks, and return a gloo group for small messages between CPUs.
+
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
+    """
     set_log_level_from_string("warning")
-    warnings.filterwarnings(
-        "ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning
-    )  # deepspeed's calls
+    # DeepSpeed itself calls what torch has deprecated.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning)
     on_cpu = get_accelerator().device_name() == "cpu"
     if on_cpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-            False  # or a C++ build starts at the first collective
-        )
+        # Otherwise the first collective starts a C++ build of shared-memory collectives.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=timeout_s)
@@ -59,13 +58,15 @@ def init_distributed(timeout_s: float) -> dist.ProcessGroup:
 
 
 def uses_flash_attention() -> bool:
+    """Say whether attention skips what blocks of sequences mask out: with flash attention, on CUDA."""
     return get_accelerator().device_name() == "cuda" and is_flash_attn_2_available()
 
 
 def deepspeed_config(config: RunConfig) -> dict:
-    """ZeRO-3 with fp32 reductions; batch sizes are nominal, since the loss is normalised here (see
-    `TrainingEngine.train`)."""
+    """Return DeepSpeed's settings: ZeRO-3 with reductions in fp32."""
     return {
+        # The batch sizes are nominal: the weights of the tokens normalise the loss (see
+        # `TrainingEngine.train`).
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.max_grad_norm,
@@ -80,38 +81,41 @@ def deepspeed_config(config: RunConfig) -> dict:
 
 ReadSlice = Callable[[str, int, int], Tensor]
 """(key, length, numel) -> this rank's `length` elements of a flattened tensor of `numel`, zero beyond its
-end."""
+end.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepStatistics:
-    """Of one optimizer step, over all ranks and loss tokens. Not finite where the loss was not.
-
-    loss: of the step. grad_norm: before clipping. applied: False if the gradient was not finite and the step
-    left out. log_ratio_mean, log_ratio_max: of |log pi_train - log pi_gen|. clip_fraction: of tokens.
-    entropy: mean, nats.
-    """
+    """Numbers of one optimizer step, over all ranks and loss tokens; not finite where the loss was not."""
 
     loss: float
+    """Loss of the step."""
     grad_norm: float
+    """L2 norm of the gradient, before clipping."""
     applied: bool
+    """False if the gradient was not finite and the step was left out."""
     log_ratio_mean: float
+    """Mean of |log pi_train - log pi_gen|, in nats."""
     log_ratio_max: float
+    """Greatest |log pi_train - log pi_gen|, in nats."""
     clip_fraction: float
+    """Share of tokens whose ratio was clipped."""
     entropy: float
+    """Mean entropy of the distribution of a token, in nats."""
 
 
 class PolicyModel(nn.Module):
-    """A Hugging Face causal language model that returns log-probabilities of given tokens instead of
-    logits."""
+    """A Hugging Face causal language model that returns log-probabilities of given tokens, not logits."""
 
     def __init__(self, model: Any, head: HeadConfig) -> None:
+        """Wrap `model`, whose own head is not used: its weight is."""
         super().__init__()
         self.model: Any = model
         self.head = LogprobHead(model.get_output_embeddings().weight, head)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """(logprobs [T], entropies [T]) of the loss tokens of a micro-batch."""
+        """Return (logprobs [T], entropies [T]) of the loss tokens of a micro-batch, in nats."""
         hidden = self.model.get_decoder()(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
         ).last_hidden_state
@@ -122,8 +126,14 @@ class TrainingEngine:
     """Model and optimizer, sharded over the ranks. Every method is a collective: all ranks call it."""
 
     def __init__(self, config: RunConfig, model_path: Path | str, control: dist.ProcessGroup) -> None:
-        """Load the Hugging Face model at `model_path`; the optimizer starts from zero (see
-        `load_local_state`)."""
+        """Load the Hugging Face model at `model_path`, with an optimizer that starts from zero.
+
+        `load_local_state` then continues from a checkpoint. control: the group that `init_distributed`
+        returned.
+
+        Raises:
+            ValueError: a constant of the model differs from a plain load (`buffers.check_buffers`).
+        """
         self._config = config
         self._control = control
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -132,35 +142,23 @@ class TrainingEngine:
         constants = plain_buffers(model_path, getattr(torch, config.model.dtype))
         self.model = _load_model(config, model_path, settings)
         restore_buffers(self.model, constants)
-        algo, trainer = config.algo, config.trainer
-        head = HeadConfig(
-            fp32=config.model.trainer_fp32_head,
-            temperature=algo.temperature,
-            chunk_tokens=trainer.logprob_chunk_tokens,
-        )
-        policy = PolicyModel(self.model, head)
-        optimizer = config.optimizer
-        self._adamw = torch.optim.AdamW(
-            policy.parameters(),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-        )
+        policy = PolicyModel(self.model, _head_config(config))
+        self._adamw = _adamw(policy, config.optimizer)
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self._adamw, config=settings)
-        check_buffers(self.model, constants)
+        check_buffers(self.model, constants)  # again: DeepSpeed moves and casts a model that it takes
         self._engine.train()
         self.num_active_parameters = _num_active_parameters(self.model)
 
     def train(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepStatistics:
-        """One optimizer step. Every rank brings the same number of micro-batches, at least one.
+        """Do one optimizer step, unless the gradient is not finite; return its numbers.
 
-        The weights of the tokens hold the denominators over all ranks, so gradients must be summed: backward
-        may not divide by the number of micro-batches, and the division by the number of ranks in the
-        reduction is undone.
+        Every rank must bring the same number of micro-batches, at least one: each of them is a collective.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
+        # The weights of the tokens hold the denominators over all ranks, so gradients must add up, over
+        # micro-batches and over ranks. Hence backward may not divide by the number of micro-batches, and the
+        # factor world_size undoes the mean over ranks that the reduction takes.
         sums = torch.zeros(5, dtype=torch.float64)
         worst = torch.zeros(1, dtype=torch.float64)
         for index, batch in enumerate(micro_batches, 1):
@@ -170,6 +168,27 @@ class TrainingEngine:
             sums += batch_sums.cpu()
             worst = torch.maximum(worst, batch_worst.cpu())
         self._engine.step()
+        return self._statistics(sums, worst)
+
+    def _loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a micro-batch and what `_statistics` needs of it.
+
+        Returns:
+            (loss, [5] sums of loss, tokens, |log ratio|, clipped tokens, entropy; [1] greatest |log ratio|).
+        """
+        algo = self._config.algo
+        logprobs, entropies = self._engine(batch)
+        loss, metrics = LOSSES[algo.loss_type](
+            logprobs, batch.generator_logprobs, batch.advantages, batch.weights, batch.sequence_ids, algo
+        )
+        real = batch.weights > 0  # not the tokens of a dummy, which only takes part in the collectives
+        log_ratios = torch.where(real, (logprobs.detach() - batch.generator_logprobs).abs(), 0.0)
+        entropy = torch.where(real, entropies, 0.0).sum()
+        sums = torch.stack([loss.detach(), real.sum(), log_ratios.sum(), metrics["clipped"], entropy])
+        return loss, sums.double(), log_ratios.max().double().reshape(1)
+
+    def _statistics(self, sums: Tensor, worst: Tensor) -> StepStatistics:
+        """Return the numbers of the step just done, from the sums and maxima of every rank (see `_loss`)."""
         dist.all_reduce(sums, group=self._control)
         dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self._control)
         loss_sum, num_tokens, log_ratio_sum, num_clipped, entropy_sum = sums.tolist()
@@ -183,47 +202,21 @@ class TrainingEngine:
             entropy=entropy_sum / num_tokens,
         )
 
-    def _loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, sums of [loss, tokens, |log ratio|, clipped, entropy], greatest |log ratio| [1])."""
-        algo = self._config.algo
-        logprobs, entropies = self._engine(batch)
-        loss, metrics = LOSSES[algo.loss_type](
-            logprobs, batch.generator_logprobs, batch.advantages, batch.weights, batch.sequence_ids, algo
-        )
-        real = batch.weights > 0
-        log_ratios = torch.where(real, (logprobs.detach() - batch.generator_logprobs).abs(), 0.0)
-        entropy = torch.where(real, entropies, 0.0).sum()
-        sums = torch.stack([loss.detach(), real.sum(), log_ratios.sum(), metrics["clipped"], entropy])
-        return loss, sums.double(), log_ratios.max().double().reshape(1)
-
     def export(self, folder: Path | None) -> None:
         """Write the model's safetensors files in model.dtype into `folder`; only rank 0 gives one."""
         assert (folder is not None) == (self.rank == 0)
-        shards = list(_export_shards(self.model))
-        index = {}
-        for number, shard in enumerate(shards, 1):
-            name = (
-                "model.safetensors"
-                if len(shards) == 1
-                else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            )
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in shard], modifier_rank=None):
-                if folder is not None:
-                    tensors = _published_tensors(self.model, shard)
-                    save_file(tensors, folder / name, metadata={"format": "pt"})
-                    index.update(dict.fromkeys(tensors, name))
-        if folder is not None and len(shards) > 1:
-            text = json.dumps({"metadata": {}, "weight_map": index}, indent=1)
-            (folder / "model.safetensors.index.json").write_text(text)
+        export_model(self.model, folder)
 
     @property
     def adam_step(self) -> int:
-        """Optimizer steps applied."""
+        """Number of optimizer steps applied."""
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
     def local_state(self) -> dict[str, Tensor]:
-        """This rank's slices, on CPU: fp32 weights ("<parameter>|weight") and, after the first step, both
-        Adam moments."""
+        """Return copies on CPU of this rank's slices of all parameters, by "<parameter>|<what>".
+
+        What: weight, in fp32, and after the first step exp_avg and exp_avg_sq, the Adam moments.
+        """
         tensors = {}
         moments = MOMENTS if self.adam_step else ()
         for key, parameter in self.model.named_parameters():
@@ -233,10 +226,14 @@ class TrainingEngine:
         return tensors
 
     def load_local_state(self, read: ReadSlice, adam_step: int) -> None:
-        """Continue from a saved `local_state`; the engine must have been built from the export of the same
-        moment."""
+        """Continue from a saved `local_state`.
+
+        The engine must have been built from the model exported at the same moment: `safe_set` writes fp32
+        weights and moments, while the copy that the model computes with is the one it was loaded with.
+        """
         moments = MOMENTS if adam_step else ()
         if adam_step:
+            # Adam makes its state in its first step, so a fresh engine has none that could be filled.
             for flat in self._engine.optimizer.fp32_partitioned_groups_flat:
                 self._adamw.state[flat] = {moment: torch.zeros_like(flat) for moment in MOMENTS}
                 self._adamw.state[flat]["step"] = torch.tensor(float(adam_step))
@@ -248,10 +245,12 @@ class TrainingEngine:
                 safe_set_local_optimizer_state(parameter, value, moment)
 
     def barrier(self) -> None:
+        """Wait until all ranks are here."""
         dist.barrier(group=self._control)
 
 
 def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
+    """Load a Hugging Face model, partitioned over the ranks as it is read."""
     partitioning = HfDeepSpeedConfig(settings)  # from_pretrained partitions while this object lives
     model = AutoModelForCausalLM.from_pretrained(
         path,
@@ -265,9 +264,29 @@ def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
     return model
 
 
+def _head_config(config: RunConfig) -> HeadConfig:
+    return HeadConfig(
+        fp32=config.model.trainer_fp32_head,
+        temperature=config.algo.temperature,
+        chunk_tokens=config.trainer.logprob_chunk_tokens,
+    )
+
+
+def _adamw(policy: PolicyModel, optimizer: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        policy.parameters(),
+        lr=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+    )
+
+
 def _num_active_parameters(model: Any) -> int:
-    """Parameters that compute one token: of the experts of a layer, held in parameters [experts, ...], those
-    it is routed to."""
+    """Count the parameters that compute one token.
+
+    Of the experts of a layer, held in parameters [experts, ...], those count that a token is routed to.
+    """
     active = 0
     for key, parameter in model.named_parameters():
         if ".experts." in key:
@@ -275,22 +294,3 @@ def _num_active_parameters(model: Any) -> int:
         else:
             active += parameter.ds_numel
     return active
-
-
-def _published_tensors(model: Any, shard: list[tuple[str, Any]]) -> dict[str, Tensor]:
-    """Copies on CPU under the names of published models: Transformers holds all experts of a layer in one
-    parameter."""
-    tensors = revert_weight_conversion(model, {key: parameter.detach().cpu() for key, parameter in shard})
-    return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-
-
-def _export_shards(model: Any) -> Iterator[list[tuple[str, Any]]]:
-    shard: list[tuple[str, Any]] = []
-    elements = 0
-    for key, parameter in model.named_parameters():
-        if shard and elements + parameter.ds_numel > EXPORT_SHARD_ELEMENTS:
-            yield shard
-            shard, elements = [], 0
-        shard.append((key, parameter))
-        elements += parameter.ds_numel
-    yield shard

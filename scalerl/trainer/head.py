@@ -1,5 +1,6 @@
 """The LM head of the trainer: log-probabilities of given tokens, a chunk of tokens at a time.
- The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most
+
+The logits [tokens, vocabulary] of a long micro-batch do not fit in memory in fp32. Here at most
 `chunk_tokens` rows of them exist, in the forward pass and in the backward pass, which computes them a second
 time.
 """
@@ -13,16 +14,23 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
+    """How the head computes."""
+
     fp32: bool
-    """Logits from fp32 copies of the hidden states and the weight (ScaleRL), or in the dtype of the body."""
+    """Compute logits from fp32 copies of hidden states and weight (ScaleRL), or else in the dtype of the
+    body.
+    """
     temperature: float
-    """Logits are divided by it, as in sampling."""
+    """Divisor of the logits, as in sampling."""
     chunk_tokens: int
+    """Tokens whose logits exist at once."""
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """(hidden [T, H], weight [V, H], targets [T]) -> (logprobs [T], entropies [T]), both fp32; entropies
-    carry no gradient."""
+    """Map (hidden [T, H], weight [V, H], targets [T]) to (logprobs [T], entropies [T]), both fp32, in nats.
+
+    Entropies carry no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -67,19 +75,21 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _logits(block: Tensor, matrix: Tensor, config: HeadConfig) -> Tensor:
+    """Return the logits [T, V] of a chunk after the temperature, in fp32 whatever they were computed in."""
     return functional.linear(block.to(matrix.dtype), matrix).float().div_(config.temperature)
 
 
 def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (logprobs [T], entropies [T]) from the logits [T, V]."""
     all_logprobs = logits.log_softmax(dim=-1)
     logprobs = all_logprobs.gather(-1, targets[:, None]).squeeze(-1)
-    return logprobs, -logits.softmax(dim=-1).mul_(all_logprobs).sum(
-        dim=-1
-    )  # several times faster on CPU than exp()
+    # A second softmax is several times faster on CPU than all_logprobs.exp().
+    entropies = -logits.softmax(dim=-1).mul_(all_logprobs).sum(dim=-1)
+    return logprobs, entropies
 
 
 def _chunk_backward(logits: Tensor, targets: Tensor, grad_logprobs: Tensor, temperature: float) -> Tensor:
-    """The gradient with respect to the logits before the temperature: (one-hot - softmax) g / temperature."""
+    """Return the gradient of the logits before the temperature: (one-hot - softmax) g / temperature."""
     grad = logits.softmax(dim=-1).neg_()
     grad[torch.arange(len(targets), device=targets.device), targets] += 1
     return grad.mul_((grad_logprobs / temperature)[:, None])
@@ -93,11 +103,14 @@ class LogprobHead(nn.Module):
     """
 
     def __init__(self, weight: nn.Parameter, config: HeadConfig) -> None:
+        """Share `weight` [V, H] with the model it was taken from."""
         super().__init__()
         self.weight = weight
         self.config = config
 
     def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden: [T, H] states that predict `targets` [T]. Returns (logprobs [T], entropies [T]) in fp32 and
-        nats."""
+        """Return (logprobs [T], entropies [T]), in fp32 and nats, of `targets` [T].
+
+        hidden: [T, H] states that predict them.
+        """
         return _TokenLogprobs.apply(hidden, self.weight, targets, self.config)

@@ -1,5 +1,9 @@
-"""Packs sequences of unequal length into micro-batches [rows, row_length] by a token budget, equally many on
-every rank."""
+"""Pack sequences of unequal length into micro-batches [rows, row_length] by a budget of tokens.
+
+Every rank must have the same number of micro-batches: under ZeRO-3 each forward and backward pass is a
+collective, and a rank without a partner waits for ever. All ranks therefore compute the same rows from the
+same sequences, and each takes its share.
+"""
 
 import itertools
 import math
@@ -11,55 +15,55 @@ import torch
 from torch import Tensor
 
 DUMMY_TOKENS = 4
+"""Length of the sequence that a rank without work passes through the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSequence:
-    """Prompt and completion of one rollout. N tokens, T loss tokens."""
+    """Prompt and completion of one rollout, with N tokens, T of them with a loss."""
 
     tokens: np.ndarray
-    """[N] ids."""
+    """[N] token ids."""
     loss_positions: np.ndarray
-    """[T] indices into `tokens` of those that were sampled, not forced; at least 1, since the first token has
-    no predictor."""
+    """[T] indices into `tokens` of the loss tokens, sampled and not forced; at least 1: nothing predicts the
+    first.
+    """
     generator_logprobs: np.ndarray
-    """[T]"""
+    """[T] log-probabilities that the generator reported, in nats."""
     advantage: float
+    """Advantage of the completion, common to its tokens."""
     weight: float
-    """Of each loss token."""
+    """Weight of each loss token; it holds the denominators (`algo.aggregation`)."""
 
     @property
     def num_inputs(self) -> int:
-        """The last token is predicted, but predicts nothing."""
+        """Return N - 1: the last token is predicted, but predicts nothing."""
         return len(self.tokens) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """What one rank passes through the model at once: R rows of length L, T loss tokens.
-
-    position_ids restart at 0 with every sequence (and with the padding), which makes attention
-    block-diagonal.
-    """
+    """What one rank passes through the model at once: R rows of length L, T loss tokens."""
 
     input_ids: Tensor
-    """[R, L] int64"""
+    """[R, L] int64, token ids; 0 in the padding."""
     position_ids: Tensor
-    """[R, L] int64"""
+    """[R, L] int64, from 0 again at each sequence and at the padding, which keeps their attention apart."""
     predictors: Tensor
     """[T] int64, indices into the flattened [R * L] of the positions that predict the loss tokens."""
     targets: Tensor
     """[T] int64, the loss tokens."""
     generator_logprobs: Tensor
-    """[T] float32"""
+    """[T] float32, log-probabilities that the generator reported, in nats."""
     advantages: Tensor
-    """[T] float32"""
+    """[T] float32, of the completion of each token."""
     weights: Tensor
-    """[T] float32, 0 for a dummy."""
+    """[T] float32, of each token; 0 for a dummy."""
     sequence_ids: Tensor
-    """[T] int64, numbering the sequences of this micro-batch."""
+    """[T] int64, the number of a token's sequence in this micro-batch."""
 
     def to(self, device: torch.device) -> "MicroBatch":
+        """Return a copy on `device`."""
         return MicroBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
@@ -67,7 +71,10 @@ Row = list[TrainingSequence]
 
 
 def pack_rows(sequences: Sequence[TrainingSequence], row_length: int) -> list[Row]:
-    """First-fit-decreasing: the sequences in rows of at most `row_length` inputs, the fullest rows first."""
+    """Return the sequences in rows of at most `row_length` inputs, the fullest rows first.
+
+    First-fit-decreasing: the longest sequence first, each into the first row with room for it.
+    """
     rows: list[Row] = []
     free: list[int] = []
     for sequence in sorted(sequences, key=lambda sequence: sequence.num_inputs, reverse=True):
@@ -86,12 +93,13 @@ def _fill(row: Row) -> int:
 
 
 def schedule(rows: Sequence[Row], rows_per_micro_batch: int, rank: int, world_size: int) -> list[list[Row]]:
-    """The rows of every micro-batch of one rank. Ranks have equally many micro-batches, of equally many rows
-    up to one.
+    """Return the rows of every micro-batch of one rank.
 
-    Neighbours in `rows` go to the same micro-batch of different ranks, so that the ranks take equally long.
-    With fewer rows than ranks some micro-batches are empty.
+    Ranks have equally many micro-batches, whose numbers of rows differ by at most one. With fewer rows than
+    ranks some micro-batches are empty.
     """
+    # Rows come sorted by how full they are. Neighbours go to the same micro-batch of different ranks, so that
+    # the ranks, which wait for each other after every micro-batch, take equally long.
     num_micro_batches = math.ceil(len(rows) / (rows_per_micro_batch * world_size))
     bounds = [len(rows) * index // num_micro_batches for index in range(num_micro_batches + 1)]
     return [list(rows[begin:end][rank::world_size]) for begin, end in itertools.pairwise(bounds)]
@@ -100,12 +108,12 @@ def schedule(rows: Sequence[Row], rows_per_micro_batch: int, rank: int, world_si
 def pack(
     sequences: Sequence[TrainingSequence], *, budget_tokens: int, one_row: bool, rank: int, world_size: int
 ) -> list[MicroBatch]:
-    """The micro-batches of one rank for a whole optimizer step.
+    """Return the micro-batches of one rank for a whole optimizer step.
 
-    sequences: of the whole step, the same on every rank; at least one. budget_tokens: size of a micro-batch,
-    padding included.
-    one_row: a micro-batch is one long row, which suits attention that skips what the blocks mask out.
-    Otherwise rows are as long as the longest sequence: ordinary attention costs the square of a row.
+    sequences: those of the whole step, the same on every rank; at least one.
+    budget_tokens: size of a micro-batch, padding included.
+    one_row: make a micro-batch one long row, which suits attention that skips what the blocks mask out.
+    Otherwise rows are as long as the longest sequence, for ordinary attention costs the square of a row.
     """
     longest = max(sequence.num_inputs for sequence in sequences)
     row_length = budget_tokens if one_row else longest
@@ -114,9 +122,28 @@ def pack(
 
 
 def micro_batch(rows: Sequence[Row]) -> MicroBatch:
-    """The tensors of one micro-batch; without rows, a dummy that has a zero gradient but takes part in the
-    collectives."""
+    """Return the tensors of one micro-batch.
+
+    Without rows it is a dummy: it has a zero gradient, but takes part in the collectives.
+    """
     rows = rows or [[_dummy()]]
+    input_ids, position_ids, predictors = _lay_out(rows)
+    sequences = [sequence for row in rows for sequence in row]
+    lengths = [len(sequence.loss_positions) for sequence in sequences]
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        predictors=torch.from_numpy(predictors),
+        targets=_join([sequence.tokens[sequence.loss_positions] for sequence in sequences], torch.int64),
+        generator_logprobs=_join([sequence.generator_logprobs for sequence in sequences], torch.float32),
+        advantages=_repeat([sequence.advantage for sequence in sequences], lengths),
+        weights=_repeat([sequence.weight for sequence in sequences], lengths),
+        sequence_ids=torch.from_numpy(np.repeat(np.arange(len(sequences)), lengths)),
+    )
+
+
+def _lay_out(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (input_ids [R, L], position_ids [R, L], predictors [T]) of `MicroBatch`."""
     row_length = max(_fill(row) for row in rows)
     input_ids = np.zeros((len(rows), row_length), dtype=np.int64)
     position_ids = np.zeros((len(rows), row_length), dtype=np.int64)
@@ -127,21 +154,11 @@ def micro_batch(rows: Sequence[Row]) -> MicroBatch:
             end = begin + sequence.num_inputs
             input_ids[index, begin:end] = sequence.tokens[:-1]
             position_ids[index, begin:end] = np.arange(end - begin)
+            # The token before a loss token predicts it.
             predictors.append(index * row_length + begin + sequence.loss_positions - 1)
             begin = end
         position_ids[index, begin:] = np.arange(row_length - begin)
-    sequences = [sequence for row in rows for sequence in row]
-    lengths = [len(sequence.loss_positions) for sequence in sequences]
-    return MicroBatch(
-        input_ids=torch.from_numpy(input_ids),
-        position_ids=torch.from_numpy(position_ids),
-        predictors=torch.from_numpy(np.concatenate(predictors)),
-        targets=_join([sequence.tokens[sequence.loss_positions] for sequence in sequences], torch.int64),
-        generator_logprobs=_join([sequence.generator_logprobs for sequence in sequences], torch.float32),
-        advantages=_repeat([sequence.advantage for sequence in sequences], lengths),
-        weights=_repeat([sequence.weight for sequence in sequences], lengths),
-        sequence_ids=torch.from_numpy(np.repeat(np.arange(len(sequences)), lengths)),
-    )
+    return input_ids, position_ids, np.concatenate(predictors)
 
 
 def _join(parts: list[np.ndarray], dtype: torch.dtype) -> Tensor:

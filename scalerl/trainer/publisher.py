@@ -1,4 +1,4 @@
-"""Publishes what the trainer makes: weights, the manifest that generators follow, evaluation requests."""
+"""Publish what the trainer makes: weights, the manifest that generators follow, evaluation requests."""
 
 import shutil
 import tempfile
@@ -16,29 +16,35 @@ from scalerl.trainer.engine import TrainingEngine
 from scalerl.trainer.state import TrainingState
 
 KEEP_POLICIES = 2
-"""Published policies that stay on disk: a generator may still be loading the one before the newest."""
+"""Number of published policies that stay: a generator may still be loading the one before the newest."""
 
 
 class Publisher:
-    """Every rank calls every method; rank 0 writes."""
+    """The trainer's way to the run folder. Every rank calls every method; rank 0 writes.
+
+    Before each publish the attempt is checked: a trainer that a newer attempt has replaced must not make
+    generators follow it. The export of large weights may take minutes, so a check at the start of a step
+    would not do.
+    """
 
     def __init__(
         self, paths: RunPaths, engine: TrainingEngine, tokenizer_path: Path | str, attempt: int
     ) -> None:
+        """Prepare to publish the policies of `engine` with the tokenizer at `tokenizer_path`."""
         self._paths = paths
         self._engine = engine
         self._attempt = attempt
         self._side_files: dict[str, bytes] = {}
         if engine.rank == 0:
             self._side_files = _side_files(engine, tokenizer_path)
-            for leftover in paths.weights.glob(".*.tmp"):  # of a trainer that was killed while it published
+            for leftover in paths.weights.glob(".*.tmp"):  # of a trainer killed while it published
                 shutil.rmtree(leftover)
         self._published: tuple[int, str, str] = (-1, "", "")
-        """Policy version, name and sha256 of the newest weights."""
+        """Policy version, folder name and SHA-256 of the newest weights; the last two on rank 0 only."""
         self.admitted_from = 0
-        """The first group that the newest manifest admits."""
+        """First group that the newest manifest admits."""
         self._names: list[str] = []
-        """Of the last manifests."""
+        """Folder names in the last KEEP_POLICIES manifests."""
 
     def write_model(self, folder: Path | None) -> None:
         """Fill `folder`, given on rank 0 only, with the policy as a Hugging Face model."""
@@ -56,8 +62,18 @@ class Publisher:
         self._publish_weights(state.step)
         if self._engine.rank > 0:
             return
+        manifest = self._manifest(state)
+        check_attempt(self._paths, self._attempt)
+        publish_manifest(self._paths, manifest)
+        self.admitted_from = manifest.next_group
+        self._names = [*self._names, manifest.name][-KEEP_POLICIES:]
+        # Again: the manifest's fsync may have taken its time, and the weights of a newer attempt must stay.
+        check_attempt(self._paths, self._attempt)
+        collect_old_weights(self._paths, self._names)
+
+    def _manifest(self, state: TrainingState) -> PolicyManifest:
         _, name, sha256 = self._published
-        manifest = PolicyManifest(
+        return PolicyManifest(
             policy_version=state.step,
             name=name,
             sha256=sha256,
@@ -67,14 +83,6 @@ class Publisher:
             attempt=self._attempt,
             published_s=time.time(),
         )
-        check_attempt(self._paths, self._attempt)
-        publish_manifest(self._paths, manifest)
-        self.admitted_from = manifest.next_group
-        self._names = [*self._names, name][-KEEP_POLICIES:]
-        check_attempt(
-            self._paths, self._attempt
-        )  # the manifest's fsync may have taken its time, and others' weights must stay
-        collect_old_weights(self._paths, self._names)
 
     def request_evaluation(self, state: TrainingState) -> None:
         """Ask for the pass rate of the policy of this moment, unless it is known or asked for already.
@@ -99,6 +107,7 @@ class Publisher:
         request_evaluation(self._paths, request)
 
     def _publish_weights(self, step: int) -> None:
+        """Publish the weights of this moment, unless that was done; manifest and evaluation share them."""
         check_attempt(self._paths, self._attempt)
         if self._published[0] == step:
             return
@@ -111,7 +120,7 @@ class Publisher:
 
 
 def _side_files(engine: TrainingEngine, tokenizer_path: Path | str) -> dict[str, bytes]:
-    """The files of a Hugging Face folder besides the weights; they are the same for every policy."""
+    """Return name and content of the files besides the weights; they are the same for every policy."""
     with tempfile.TemporaryDirectory() as name:
         engine.model.config.save_pretrained(name)
         if engine.model.generation_config is not None:

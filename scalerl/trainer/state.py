@@ -1,5 +1,10 @@
-"""Where a run is: the state that decides what is trained next, apart from weights and optimizer. The same on
-every rank."""
+"""The training state: what decides which groups are trained next, apart from weights and optimizer.
+
+It makes the trainer a deterministic function of the spool. Which groups a step trains, which prompts are
+admitted next and with which learning rate follows from this state and the rollouts alone, never from the
+order in which they arrived. So a trainer that goes back to a checkpoint does the same steps again with the
+same shards, and no prompt is skipped or trained twice. Every rank keeps a copy and moves it on by itself.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +14,7 @@ from scalerl.algo.plateau import on_plateau
 from scalerl.config import RunConfig
 from scalerl.data.stream import MixedStream, PromptStream, make_stream
 from scalerl.spool.admission import admit_until, is_generation_policy
-from scalerl.spool.schema import Rollout
+from scalerl.spool.schema import Group
 
 _SAVED = (
     "step",
@@ -26,24 +31,29 @@ _SAVED = (
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """step: optimizer steps done, the policy version. next_group: the first group not trained. tokens, flops:
-    cumulative."""
+    """The place of a run in its groups and steps."""
 
     config: RunConfig
     stream: PromptStream | MixedStream
+    """Order in which prompts come, with their pass-rate history."""
     batch_prompts: int
-    """Groups an optimizer step."""
+    """Groups an optimizer step trains."""
     grown_batch_prompts: int
-    """What batch_prompts becomes when the next window of groups is admitted."""
+    """Groups an optimizer step will train from the next admitted window on."""
     step: int = 0
+    """Optimizer steps done: the policy version."""
     next_group: int = 0
+    """First group not trained yet."""
     admitted: dict[int, str] = field(default_factory=dict)
-    """The prompt_id of every group in the admitted window."""
+    """prompt_id of every group in the admitted window, by group, in order."""
     learning_rate_factor: float = 1.0
+    """Product of the factors of the plateaus so far."""
     pass_rates: list[float] = field(default_factory=list)
-    """Of the steps since the last plateau, at most two windows of them."""
+    """Pass rates of the steps since the last plateau, at most two windows of them."""
     tokens: int = 0
+    """Completion tokens trained so far."""
     flops: float = 0.0
+    """FLOPs of generation and training so far."""
     num_skipped: int = 0
     """Steps skipped in a row because loss or gradient was not finite."""
 
@@ -51,8 +61,10 @@ class TrainingState:
     def begin(
         cls, config: RunConfig, prompt_ids: Sequence[str], code_ids: Collection[str] = ()
     ) -> "TrainingState":
-        """The state before the first step, with its window admitted. code_ids: those of prompt_ids that are
-        code problems."""
+        """Return the state before the first step, with its window admitted.
+
+        code_ids: those of prompt_ids that are code problems.
+        """
         algo, prompts = config.algo, config.batch.prompts
         stream = make_stream(
             prompt_ids,
@@ -68,34 +80,39 @@ class TrainingState:
 
     @property
     def batch_groups(self) -> range:
-        """The groups of the next optimizer step."""
+        """Return the groups of the next optimizer step."""
         return range(self.next_group, self.next_group + self.batch_prompts)
 
     @property
     def epoch(self) -> float:
-        """Groups trained so far, per training prompt: passes over the data, as long as no prompt is
-        dropped."""
+        """Return the groups trained so far per training prompt.
+
+        As long as no prompt is dropped these are the passes over the data.
+        """
         return self.next_group / self.stream.num_prompts
 
     @property
     def exhausted(self) -> bool:
-        """Whether the next batch cannot be filled: every prompt is mastered and was dropped."""
+        """Say whether the next batch cannot be filled, because every prompt is mastered and was dropped."""
         return self.batch_groups[-1] not in self.admitted
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step: linear warm-up, then constant, times the factor of the plateaus so far."""
+        """Return that of the next step: linear warm-up, then constant, times the factor of the plateaus."""
         optimizer = self.config.optimizer
         warm_up = min(1.0, (self.step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
         return optimizer.learning_rate * warm_up * self.learning_rate_factor
 
     @property
     def is_generation_policy(self) -> bool:
-        """Whether the policy of this moment is one that generators load."""
+        """Say whether the policy of this moment is one that generators load."""
         return is_generation_policy(self.config.off_policy, self.step)
 
-    def finish_step(self, groups: Sequence[Sequence[Rollout]], pass_rate: float) -> None:
-        """Move on to the next batch: pass-rate history, plateau, cursor, window."""
+    def finish_step(self, groups: Sequence[Group], pass_rate: float) -> None:
+        """Move on to the next batch: update pass-rate history, plateau, cursor and window.
+
+        pass_rate: mean over all completions of the batch.
+        """
         for group in groups:
             self.stream.record(group[0].prompt_id, sum(rollout.correct for rollout in group), len(group))
             del self.admitted[group[0].group]
@@ -106,6 +123,7 @@ class TrainingState:
             self._admit()
 
     def _check_plateau(self, pass_rate: float) -> None:
+        """Lower the learning rate and grow the batch, as configured, where the pass rate stops to rise."""
         optimizer, batch = self.config.optimizer, self.config.batch
         self.pass_rates = [*self.pass_rates, pass_rate][-2 * optimizer.plateau_window_steps :]
         if on_plateau(self.pass_rates, optimizer.plateau_window_steps):
@@ -116,6 +134,7 @@ class TrainingState:
             )
 
     def _admit(self) -> None:
+        """Extend the admitted window as far as the policy of this moment allows."""
         # A batch only grows together with its window, or a rollout phase of ppo_off_policy would run out of
         # groups.
         self.batch_prompts = self.grown_batch_prompts
@@ -124,12 +143,12 @@ class TrainingState:
         self.admitted.update(enumerate(self.stream.draw(end - begin), begin))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """Return everything but the config, for a checkpoint."""
         values = {name: getattr(self, name) for name in _SAVED}
         return values | {"admitted": list(self.admitted.items()), "stream": self.stream.state()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from `to_json()`."""
+        """Continue from what `to_json` returned."""
         for name in _SAVED:
             setattr(self, name, saved[name])
         self.admitted = {group: prompt_id for group, prompt_id in saved["admitted"]}
