@@ -1,5 +1,4 @@
-"""Reading curves: run folders (metrics.jsonl) and tables (CSV, Parquet), with a clear message for what cannot
-be read."""
+"""Read curves from run folders (metrics.jsonl) and tables (CSV, Parquet), and say clearly what cannot be read."""
 
 import os
 import re
@@ -18,6 +17,8 @@ from scalerl.metrics.rows import EvalRow, read_rows
 
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
+OTHER_NAME = "accuracy"
+"""What a training log may call the column pass_rate."""
 AS_TEXT = ("run", "figure", "seed")
 """Columns of names: 01, NA and None are names too."""
 
@@ -33,7 +34,8 @@ class Unreadable:
 def read_input(
     path: Path, axis: str = "gpu_hours", task: str | None = None
 ) -> tuple[list[RunPoints], list[Unreadable]]:
-    """All curves of a sweep folder, a run folder, a CSV or a Parquet file; `task`: of its pass rate alone.
+    """Read all curves of a sweep folder, a run folder, a CSV or a Parquet file; with `task`, of that task
+    alone.
 
     Raises:
         ValueError: nothing can be read at all: no such axis, no file, no rows, no column.
@@ -58,7 +60,7 @@ def _read_folders(root: Path, axis: str, task: str | None) -> tuple[list[RunPoin
 def _run_folders(root: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root):
         if "metrics.jsonl" in names:
-            subfolders.clear()  # the spool and the checkpoints of a run hold many files and no runs
+            subfolders.clear()  # The spool and the checkpoints of a run hold many files and no runs.
             yield Path(folder)
 
 
@@ -82,7 +84,7 @@ def _collect(names: list[str], read: Callable[[int], RunPoints]) -> tuple[list[R
 def read_folder(
     folder: Path, axis: str = "gpu_hours", name: str | None = None, task: str | None = None
 ) -> RunPoints:
-    """The eval rows of one run folder; the first, taken before any update, is R0.
+    """Read the evaluations of one run folder; the first, taken before any update, is R0.
 
     Raises:
         ValueError: a row lacks a value, or the evaluations do not make a curve.
@@ -107,7 +109,7 @@ def read_folder(
 
 
 def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
-    """The eval rows of a run, their numbers checked."""
+    """Return the evaluations of a run, their numbers checked."""
     evaluations: list[dict[str, Any]] = []
     for i, record in enumerate(read_rows(path), start=1):
         if not isinstance(record, EvalRow):
@@ -120,27 +122,34 @@ def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
         ]
         for name in ("step", "pass_rate", column, *optional):
             value = row.get(name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not abs(value) <= sys.float_info.max
-            ):
+            if not _is_finite(value):
                 raise ValueError(f"{path}: row {i}, an evaluation: {name} is {value!r}, not a finite number")
         evaluations.append(row)
     return evaluations
 
 
+def _is_finite(value: Any) -> bool:
+    # JSON may hold integers that no float can: math.isfinite would raise OverflowError.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
+
+
 def split_name(name: str) -> tuple[str, str, str]:
-    """(axis, run, seed) of a run folder's path below the sweep; a sweep names its folders AXIS-RUN-seedN, or
-    RUN-seedN."""
+    """Split a run folder's path below the sweep into (figure, run, seed).
+
+    A sweep names its folders AXIS-RUN-seedN or RUN-seedN, and its axis is the figure; without an axis, the
+    folder above is.
+    """
     parent, _, folder = name.rpartition("/")
     match = re.fullmatch(r"(?:([^-]+)-)?(.+)-seed(\d+)", folder)
     return (match[1] or parent, match[2], match[3]) if match else (parent, folder, "")
 
 
 def _columns_of(task: str | None, there: Collection[str], where: str) -> dict[str, str]:
-    """What holds the pass rate of a task, and how many prompts it is of: {usual name: name}. Nothing for all
-    tasks together."""
+    """Return which columns hold the pass rate and the number of prompts of a task, as {usual name: name}.
+
+    It is empty for all tasks together.
+    """
     if task is None:
         return {}
     names = {"pass_rate": f"pass_rate_{task}", "num_prompts": f"num_prompts_{task}"}
@@ -156,30 +165,45 @@ def _read_table(path: Path, axis: str, task: str | None) -> tuple[list[RunPoints
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty; it needs the columns run, {AXES[axis][0]}, pass_rate") from None
+        needed = f"the columns {AXES[axis][0]} and pass_rate (or {OTHER_NAME})"
+        raise ValueError(f"{path} is empty; it needs {needed}") from None
     table = table.reset_index(drop=True)
-    table = table.assign(
-        **{name: table.get(column) for name, column in _columns_of(task, table.columns, str(path)).items()}
-    )
     column = _column(table, axis)
-    missing = [name for name in ("run", "pass_rate") if name not in table]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
-        )
-    if table.empty:
-        raise ValueError(f"{path} has a header but no rows")
-    for name in ("figure", "seed"):
-        table[name] = table[name].map(_label) if name in table else ""
-    table["run"] = table["run"].map(_label)
+    table = _evaluations(_usual_columns(table, path, task), path)
     word, first = ("line", 2) if path.suffix == ".csv" else ("row", 0)
 
     def where(index: int) -> str:
         return f"{path}: {word} {index + first}"
 
-    groups = list(table.groupby(["figure", "run", "seed"], sort=False))
-    names = ["/".join(part for part in map(str, key) if part) for key, _ in groups]
-    return _collect(names, lambda i: _table_run(groups[i][1], column, where))
+    runs = list(table.groupby(["figure", "run", "seed"], sort=False))
+    names = ["/".join(part for part in map(str, key) if part) for key, _ in runs]
+    return _collect(names, lambda i: _table_run(runs[i][1], column, where))
+
+
+def _usual_columns(table: pd.DataFrame, path: Path, task: str | None) -> pd.DataFrame:
+    """Return the table with pass_rate, run, figure and seed; without a column run, it is one run of its own name."""
+    of_task = _columns_of(task, table.columns, str(path))
+    table = table.assign(**{name: table.get(column) for name, column in of_task.items()})
+    if "pass_rate" not in table and OTHER_NAME in table:
+        table = table.rename(columns={OTHER_NAME: "pass_rate"})
+    if "pass_rate" not in table:
+        there = ", ".join(map(str, table.columns))
+        raise ValueError(f"{path} has no column pass_rate (or {OTHER_NAME}); it has {there}")
+    if "run" not in table:
+        table = table.assign(run=path.stem)
+    labels = {name: table[name].map(_label) if name in table else "" for name in AS_TEXT}
+    return table.assign(**labels)
+
+
+def _evaluations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the rows to read: in a log with a column step, those of steps without an evaluation are left out."""
+    if table.empty:
+        raise ValueError(f"{path} has a header but no rows")
+    if "step" in table:
+        table = table[table.pass_rate.notna()]
+    if table.empty:
+        raise ValueError(f"{path} holds no evaluation: pass_rate is empty in every row")
+    return table
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -189,7 +213,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _label(value: Any) -> str:
-    """A name as text: 3.0 and 3 are the same seed, a missing one is none."""
+    """Return a name as text: 3.0 and 3 are the same seed, a missing one is none."""
     if pd.isna(value):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -199,9 +223,8 @@ def _column(table: pd.DataFrame, axis: str) -> str:
     for name in AXES[axis]:
         if name in table:
             return name
-    raise ValueError(
-        f"no column {AXES[axis][0]} for the axis {axis}; there are {', '.join(map(str, table.columns))}"
-    )
+    there = ", ".join(map(str, table.columns))
+    raise ValueError(f"no column {AXES[axis][0]} for the axis {axis}; there are {there}")
 
 
 def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:
@@ -218,26 +241,24 @@ def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:
 
 
 def _given_r0(rows: pd.DataFrame, where: Where) -> float:
-    """The one value of column r0."""
+    """Return the one value of column r0."""
     values = pd.to_numeric(rows.r0, errors="coerce")
     for index in rows.index[~np.isfinite(values)]:
-        message = "not a finite number: give it in every row of the run, or leave the column out"
-        raise ValueError(f"{where(index)}: r0 is {rows.r0[index]}, {message}")
+        way_out = "give it in every row of the run, or leave the column out"
+        raise ValueError(f"{where(index)}: r0 is {rows.r0[index]}, not a finite number: {way_out}")
     if values.nunique() > 1:
         raise ValueError(f"{where(rows.index[0])}: {values.nunique()} values of r0; two runs of one name?")
     return float(values.iloc[0])
 
 
 def _first_r0(rows: pd.DataFrame, column: str, where: Where) -> float:
-    """The pass rate of the run's first evaluation, which must be its earliest and not marked as
-    extrapolation."""
+    """Return the pass rate of the run's first evaluation: it must be the earliest and not marked as extrapolation."""
     first, compute = where(rows.index[0]), pd.to_numeric(rows[column], errors="coerce")
     later = not np.isfinite(compute.iloc[0]) or (compute.iloc[1:] <= compute.iloc[0]).any()
     if later or ("split" in rows and rows.split.iloc[0] != "fit"):
-        raise ValueError(
-            f"{first}: without a column r0 a run's first row is its R0, and must be a fit row of the least {column}; "
-            "give a column r0, or put the evaluation before any update first"
-        )
+        rule = f"without a column r0 a run's first row is its R0, and must be a fit row of the least {column}"
+        way_out = "give a column r0, or put the evaluation before any update first"
+        raise ValueError(f"{first}: {rule}; {way_out}")
     value = pd.to_numeric(rows.pass_rate, errors="coerce").iloc[0]
     if not np.isfinite(value):
         raise ValueError(

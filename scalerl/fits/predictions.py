@@ -1,7 +1,7 @@
 """prediction.json: predictions of a run, written once before it is extended and scored afterwards.
 
-Each target is predicted once: a later call with a farther target adds prediction-2.json, and so on; no file ever
-changes.
+Each target is predicted once: a later call with a farther target adds prediction-2.json, and so on; no file
+ever changes.
 """
 
 import json
@@ -37,9 +37,9 @@ class Scored:
     lo90: float
     hi90: float
     observed: float | None
-    """The pass rate interpolated in log compute between the evaluations either side, or that of the last one where
-    it is up to NEAR short of the target; the prediction is then the one at its compute. None while the run has not
-    got there."""
+    """The pass rate interpolated in log compute between the evaluations either side, or that of the last one
+    where it is up to NEAR short of the target; the prediction is then the one at its compute. None while the
+    run has not got there."""
     error: float | None
     """observed - predicted."""
     hit: bool | None

@@ -113,6 +113,34 @@ def test_without_r0_the_first_row_is_r0(tmp_path, points):
     assert run.r0 == pytest.approx(points.pass_rate[0]) and len(run.compute) == 23
 
 
+def test_a_training_log_of_gpu_hours_and_accuracy_is_one_run(tmp_path, points):
+    log = points[points.run == "high"][["gpu_hours", "pass_rate"]]
+    log.rename(columns={"pass_rate": "accuracy"}).to_csv(tmp_path / "mine.csv", index=False)
+    (run,), unreadable = read_input(tmp_path / "mine.csv")
+    assert run.key == "mine" and run.r0 == log.pass_rate[0] and not unreadable
+    np.testing.assert_array_equal(run.pass_rate, log.pass_rate[1:])
+
+
+def test_steps_without_an_evaluation_are_left_out(tmp_path, points, capsys):
+    """A log has a row a step; every fourth is evaluated. Its bad row is still named by its line in the file."""
+    evaluated = points[points.run == "high"].reset_index(drop=True)
+    log = pd.DataFrame(
+        {"step": np.arange(96), "gpu_hours": np.linspace(1000, 17_000, 96), "reward": 0.1, "loss": 0.2}
+    )
+    log["pass_rate"] = pd.Series(evaluated.pass_rate.to_numpy(), index=4 * np.arange(24))
+    log.to_csv(tmp_path / "training_log.csv", index=False)
+    for axis, column in (("gpu_hours", "gpu_hours"), ("steps", "step")):
+        (run,), _ = read_input(tmp_path / "training_log.csv", axis)
+        np.testing.assert_array_equal(run.compute, log[column][4::4])
+        np.testing.assert_allclose(run.pass_rate, evaluated.pass_rate[1:])
+        assert run.r0 == pytest.approx(evaluated.pass_rate[0])
+    assert main([str(tmp_path / "training_log.csv"), "--axis", "steps", "--out", str(tmp_path / "out")]) == 0
+    assert pd.read_csv(tmp_path / "out" / "fits.csv").run.tolist() == ["training_log"]
+    log.assign(pass_rate=log.pass_rate.where(log.step != 8, 1.7)).to_csv(tmp_path / "bad.csv", index=False)
+    assert main([str(tmp_path / "bad.csv"), "--out", str(tmp_path / "out")]) == 2
+    assert "bad.csv: line 10: pass_rate 1.7 is outside [0, 1]" in capsys.readouterr().err
+
+
 def test_seeds_of_a_run_are_kept_apart(tmp_path, points):
     both = pd.concat([points.assign(seed=1), points.assign(seed=2)])
     both.to_csv(tmp_path / "p.csv", index=False)
@@ -196,9 +224,10 @@ def test_a_bad_run_is_reported_and_the_rest_fitted(name, tmp_path, points, capsy
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty; it needs the columns run, gpu_hours, pass_rate"),
+        ("", "is empty; it needs the columns gpu_hours and pass_rate (or accuracy)"),
         ("run,gpu_hours,pass_rate\n", "has a header but no rows"),
-        ("run,gpu_hours\nx,1\n", "has no column pass_rate; it has run, gpu_hours"),
+        ("step,gpu_hours,pass_rate\n1,.5,\n2,1,\n", "no evaluation: pass_rate is empty in every row"),
+        ("run,gpu_hours\nx,1\n", "has no column pass_rate (or accuracy); it has run, gpu_hours"),
         (
             "run,hours,pass_rate\nx,1,.5\n",
             "no column gpu_hours for the axis gpu_hours; there are run, hours, pass_rate",
