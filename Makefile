@@ -34,7 +34,7 @@ check: setup  ## run ruff, mypy and the import contracts
 
 sweep: setup  ## run every point of an axis: AXIS=loss_type [SCALE=demo] [SEEDS=1] [CLUSTER=slurm|local] [THROTTLE=8] [RETRY=1] [YES=1] [DRY_RUN=1] [DIR=...] [ARGS=...]
 	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
-	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
+	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --from-make --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
 		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) $(if $(DIR),--dir "$(DIR)") \
 		$(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
 

@@ -3,7 +3,7 @@ the nearest valid name."""
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,34 @@ def check_key(key: str, origin: str) -> None:
     if key in keys:
         return
     last = key.rsplit(".", 1)[-1]
-    near = [known for known in keys if known.rsplit(".", 1)[-1] == last]
-    near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"valid keys: {', '.join(keys)}"
-    raise ValueError(f"{origin}: unknown key {key!r}; {hint}")
+    near = [known for known in keys if known.rsplit(".", 1)[-1] == last] or nearest(key, keys)
+    raise ValueError(f"{origin}: unknown key {key!r}; {hint(near, keys)}")
+
+
+def nearest(name: str, valid: Collection[str]) -> list[str]:
+    """Return the valid names that are spelt nearly like `name`, at most three, best first."""
+    return difflib.get_close_matches(name, valid, n=3)
+
+
+def hint(near: Collection[str], valid: Collection[str]) -> str:
+    """Return a hint for a name that is not valid: "did you mean loss_type?", or all that are valid."""
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(valid) or 'none'}"
+
+
+def path_hint(path: Path, there: Iterable[Path]) -> str:
+    """Return a hint for a path that is not there, such as "did you mean sweeps/scale/demo.toml?"."""
+    by_name = {other.stem: str(other) for other in sorted(there)}
+    return hint([by_name[name] for name in nearest(path.stem, by_name)], by_name.values())
+
+
+def require_toml(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        ValueError: names the nearest TOML files of its folder, or all of them.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; {path_hint(path, path.parent.glob('[!.]*.toml'))}")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -65,9 +89,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The dotted keys and values of one TOML file, keys checked.
 
     Raises:
-        ValueError: the file is not TOML or sets an unknown key.
-        FileNotFoundError: there is no such file.
+        ValueError: there is no such file, it is not TOML, or it sets an unknown key.
     """
+    require_toml(path)
     try:
         values = flatten(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:

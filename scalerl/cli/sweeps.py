@@ -36,13 +36,14 @@ def add_sweep(commands) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print grid and forecast and start nothing")
+    parser.add_argument("--from-make", action="store_true", help=argparse.SUPPRESS)
     add_overrides(parser)
     parser.set_defaults(command=_sweep)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from scalerl.cluster.site import load_site
-    from scalerl.sweep.grid import grid, scale_file
+    from scalerl.sweep.grid import axis_file, grid, scale_file
     from scalerl.sweep.launcher import Sweep, launch, use_slurm
 
     if arguments.throttle is not None and arguments.throttle < 1:
@@ -51,8 +52,10 @@ def _sweep(arguments: argparse.Namespace) -> int:
         )
     if arguments.max_gpu_hours is not None:
         arguments.overrides.append(f"budget.sweep_max_gpu_hours={arguments.max_gpu_hours}")
-    base = [arguments.axis.parent / "base.toml", scale_file(arguments.axis.parent, arguments.scale)]
-    points = grid(base, arguments.axis, arguments.seeds, arguments.overrides)
+    sweeps, typed = arguments.axis.parent, _typed(arguments)
+    axis = axis_file(arguments.axis, typed["axis"])
+    base = [sweeps / "base.toml", scale_file(sweeps, arguments.scale, typed["scale"])]
+    points = grid(base, axis, arguments.seeds, arguments.overrides)
     site = load_site(arguments.site)
     sweep = Sweep(
         dir=arguments.dir or Path(site.runs_dir) / "sweeps" / arguments.axis.stem,
@@ -66,6 +69,17 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return launch(
         sweep, confirm_above_gpu_hours=arguments.confirm_above, yes=arguments.yes, dry_run=arguments.dry_run
     )
+
+
+def _typed(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the command as the user typed it, with {} for the axis and with {} for the scale."""
+    if arguments.from_make:
+        return {"axis": "make sweep AXIS={}", "scale": f"make sweep AXIS={arguments.axis.stem} SCALE={{}}"}
+    sweeps = arguments.axis.parent
+    return {
+        "axis": f"scalerl sweep {sweeps}/{{}}.toml",
+        "scale": f"scalerl sweep {arguments.axis} --scale {{}}",
+    }
 
 
 def add_extend(commands) -> None:

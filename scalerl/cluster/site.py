@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from scalerl.config import Section
-from scalerl.settings import describe_errors
+from scalerl.settings import describe_errors, path_hint
 
 DEFAULT_SITE = Path("slurm") / "site.toml"
 
@@ -139,9 +139,8 @@ def load_site(path: Path | None = None) -> SiteConfig:
     if not path.exists():
         if named is None:
             return SiteConfig()
-        raise ValueError(
-            f"site file {path} does not exist; {DEFAULT_SITE} of the repository is a commented example"
-        )
+        found = path_hint(path, path.parent.glob("[!.]*.toml"))
+        raise ValueError(f"there is no site file {path}; {found} {DEFAULT_SITE} is a commented example")
     try:
         return SiteConfig.model_validate(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:

@@ -8,6 +8,9 @@ from scalerl.data.problem import load_problems
 from scalerl.role import code_limits
 from scalerl.verify.sandbox import Sandbox
 
+DEMO_DIR = Path("data") / "demo"
+"""Where tools/demo.sh puts model and data, and sweeps/scale/demo.toml looks for them."""
+
 
 def check_inputs(config: RunConfig) -> None:
     """Check what a run needs from outside, wherever it will run.
@@ -15,6 +18,7 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ValueError: a path is missing or unusable, with the way out.
     """
+    _check_demo(config)
     if not config.model.path:
         raise ValueError(
             "model.path is not set: name a Hugging Face directory, such as the one `scalerl base` makes"
@@ -33,6 +37,18 @@ def check_inputs(config: RunConfig) -> None:
     if config.evaluation.num > num_prompts:
         raise ValueError(
             f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out prompts: lower it"
+        )
+
+
+def _check_demo(config: RunConfig) -> None:
+    """Refuse the demo's own model and data where they are not made yet, with the commands that make them."""
+    files = [Path(config.model.path) / "config.json", Path(config.data.train), Path(config.data.heldout)]
+    missing = [str(file) for file in files if file.is_relative_to(DEMO_DIR) and not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"the demo is not prepared: there is no {', no '.join(missing)}; `make demo` makes model and data, or "
+            f"`scalerl prepare --generate arithmetic --output {DEMO_DIR} --heldout-fraction 0.06` and "
+            f"`scalerl base --output {DEMO_DIR}/base`"
         )
 
 

@@ -1,4 +1,4 @@
-"""A sweep as data: base config + axis -> one RunConfig a grid point and seed. Pure: it starts nothing.
+"""A sweep as data: base config + axis -> one RunConfig per grid point and seed. Pure: it starts nothing.
 
 An axis file in sweeps/ names what varies, either one key and its values
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.settings import build_config, check_key, flatten, parse_override, read_toml
+from scalerl.settings import build_config, check_key, flatten, nearest, parse_override, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class GridPoint:
 
 
 def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The points of an axis file: (name, overrides).
+    """Read the points of an axis file: (name, overrides).
 
     Raises:
         ValueError: no point, two of one name, or a key RunConfig does not know.
@@ -63,8 +63,9 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[str] = ()) -> list[GridPoint]:
-    """Every point of the axis with every seed: base files < axis point < overrides. A point that sets the
-    seed brings its own.
+    """Return every point of the axis with every seed: base files < axis point < overrides.
+
+    A point that sets the seed brings its own.
 
     Raises:
         ValueError: an unknown key, an invalid value, a number of seeds below 1, or two points that are the
@@ -87,24 +88,39 @@ def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[s
 
 
 def _check_distinct(runs: Sequence[GridPoint]) -> None:
+    """Refuse two points with one signature: they would be trained twice, and compared with themselves."""
     first: dict[str, GridPoint] = {}
     for run in runs:
         twin = first.setdefault(run.config.signature(), run)
         if twin is not run:
-            raise ValueError(
-                f"{run.name} and {twin.name} would be the same run: an override or --seeds sets what the axis varies"
-            )
+            why = "an override or --seeds sets what the axis varies"
+            raise ValueError(f"{run.name} and {twin.name} would be the same run: {why}")
 
 
-def scale_file(sweeps: Path, scale: str) -> Path:
-    """The overlay of a scale, such as sweeps/scale/demo.toml.
+def axis_file(path: Path, command: str) -> Path:
+    """Return the file of an axis, such as sweeps/loss_type.toml.
+
+    command: what the user types for an axis, with {} for its name, such as "make sweep AXIS={}".
 
     Raises:
-        ValueError: there is none of this name; lists those there are.
+        ValueError: there is none of this name; says the nearest, the command with it, and which there are.
     """
-    path = sweeps / "scale" / f"{scale}.toml"
-    if not path.exists():
-        raise ValueError(
-            f"--scale {scale}: there are {', '.join(sorted(other.stem for other in path.parent.glob('*.toml')))}"
-        )
-    return path
+    return _require(path, "axis", command)
+
+
+def scale_file(sweeps: Path, scale: str, command: str) -> Path:
+    """Return the overlay of a scale, such as sweeps/scale/demo.toml; `command` as in axis_file.
+
+    Raises:
+        ValueError: there is none of this name; says the nearest, the command with it, and which there are.
+    """
+    return _require(sweeps / "scale" / f"{scale}.toml", "scale", command)
+
+
+def _require(path: Path, kind: str, command: str) -> Path:
+    if path.is_file():
+        return path
+    names = sorted(file.stem for file in path.parent.glob("[!.]*.toml") if file.stem != "base")
+    near = nearest(path.stem, names)
+    hint = f"did you mean {near[0]}? `{command.format(near[0])}`; " if near else ""
+    raise ValueError(f"there is no {kind} {path.stem}; {hint}{path.parent}/ has {', '.join(names) or 'none'}")

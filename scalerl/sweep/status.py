@@ -18,6 +18,7 @@ from scalerl.metrics.ledger import ROLES
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours, PredictedCeiling, RunStatus, read_saved_config
+from scalerl.settings import path_hint
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, State, sweep_states
 from scalerl.table import format_table
@@ -72,7 +73,10 @@ def states_below(path: Path) -> list[RunState]:
         ValueError: there is none, or a file of one is not JSON.
         SlurmError: squeue failed.
     """
-    states = sweep_states(path) if path.is_dir() else []
+    if not path.is_dir():
+        beside = (folder for folder in path.parent.glob("[!.]*") if folder.is_dir())
+        raise ValueError(f"there is no folder {path}; {path_hint(path, beside)}")
+    states = sweep_states(path)
     if not states:
         raise ValueError(
             f"{path} is no run folder and holds none: there is no config.json in it, nor one folder below"

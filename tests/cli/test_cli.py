@@ -21,12 +21,35 @@ def test_a_login_node_needs_no_engine():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nowhere.toml", "--dir", "x"], "nowhere.toml"),
+        (["run", "nowhere.toml", "--dir", "x"], "there is no file nowhere.toml; there are none"),
+        (
+            ["run", str(SWEEPS / "scale" / "dem.toml"), "--dir", "x"],
+            f"there is no file {SWEEPS}/scale/dem.toml; did you mean {SWEEPS}/scale/demo.toml",
+        ),
+        (
+            ["sweep", str(SWEEPS / "loss_typ.toml")],
+            f"there is no axis loss_typ; did you mean loss_type? `scalerl sweep {SWEEPS}/loss_type.toml`; "
+            f"{SWEEPS}/ has advantage_norm, batch_size, cispo_eps_max, ",
+        ),
+        (["sweep", str(SWEEPS / "gspo_scal.toml"), "--from-make"], "`make sweep AXIS=gspo_scale`"),
+        (["sweep", "loss_type.toml"], "there is no axis loss_type; ./ has none"),
+        (
+            ["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "dem", "--from-make"],
+            "there is no scale dem; did you mean demo? `make sweep AXIS=loss_type SCALE=demo`; ",
+        ),
+        (
+            ["sweep", str(SWEEPS / "loss_type.toml"), "--site", str(SWEEPS.parent / "slurm" / "sit.toml")],
+            f"there is no site file {SWEEPS.parent}/slurm/sit.toml; did you mean {SWEEPS.parent}/slurm/site.toml",
+        ),
+        (
+            ["status", str(SWEEPS.parent / "tols")],
+            f"there is no folder {SWEEPS.parent}/tols; did you mean {SWEEPS.parent}/tools?",
+        ),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x", "loss_type=dapo"], "did you mean algo.loss_type?"),
         (["run", str(SWEEPS / "base.toml"), "--dir", "x"], "model.path is not set"),
         (
             ["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "huge"],
-            "--scale huge: there are 100k, 16k, ablation, demo, loo",
+            f"there is no scale huge; {SWEEPS}/scale/ has 100k, 16k, ablation, demo, loo",
         ),
         (["sweep", str(SWEEPS / "loss_type.toml"), "--throttle", "0"], "--throttle 0: at least 1"),
         (["prepare", "--input", "nowhere.json", "--output", "x"], "nowhere.json"),
@@ -66,3 +89,18 @@ def test_arithmetic_from_the_command_line(tmp_path, capsys):
     )
     assert (tmp_path / "data" / "train.parquet").exists()
     assert "50" in capsys.readouterr().out
+
+
+def test_an_unprepared_demo_says_what_is_missing_and_what_makes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["sweep", str(SWEEPS / "loss_type.toml"), "--cluster", "local"]
+    assert main(sweep) == main(["run", str(SWEEPS / "scale" / "demo.toml"), "--dir", "runs/x"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert "there is no data/demo/base/config.json, no data/demo/train.parquet, no data/demo/heldout" in first
+    assert "`make demo` makes model and data" in first and "`scalerl base --output data/demo/base`" in first
+    prepare = first.partition("`scalerl ")[2].partition("`")[0]
+    assert main([*prepare.split(), "--count", "60"]) == 0
+    assert main(sweep) == 2
+    assert "there is no data/demo/base/config.json; `make demo`" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -160,9 +160,12 @@ def test_details_of_one_run(tmp_path, write_run):
 
 
 def test_no_run_is_an_error(tmp_path, capsys):
-    for folder in (tmp_path / "nowhere", tmp_path):
-        assert main(["status", str(folder)]) == 2
-        assert "is no run folder and holds none" in capsys.readouterr().err
+    assert main(["status", str(tmp_path)]) == 2
+    assert "is no run folder and holds none" in capsys.readouterr().err
+    (tmp_path / "loss_type").mkdir()
+    assert main(["status", str(tmp_path / "loss_typ")]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no folder {tmp_path}/loss_typ; did you mean {tmp_path}/loss_type?" in error
 
 
 def test_watch_shows_what_has_changed(tmp_path, write_run, capsys, monkeypatch):
