@@ -30,7 +30,7 @@ def run_trainer(run_dir: Path, *, rank: int, attempt: int) -> None:
 
     0    the run has come to its end, or this attempt is over (`fence.end_if_stale`)
     1    after a traceback
-    143  SIGTERM made it checkpoint and end; Slurm sends it to every task of a job that it takes away with grace
+    143  SIGTERM made it checkpoint and end; Slurm sends that to every task of a job it takes away with grace
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set.
     """

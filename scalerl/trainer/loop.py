@@ -1,4 +1,9 @@
-"""The training loop of one run, on one rank: `scalerl role trainer` (see scalerl/trainer/__init__.py)."""
+"""The training loop of one run, on one rank: `scalerl role trainer` (see scalerl/trainer/__init__.py).
+
+A step goes: wait for its groups, train, publish weights and manifest, post the metrics row, checkpoint. A
+crash between any two of them only repeats work: weights are named by their content, a policy is evaluated
+once, and the row of a step that is done again replaces the one before.
+"""
 
 import math
 import time
@@ -19,7 +24,7 @@ from scalerl.trainer.batch import BatchReader, Group
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
 from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
 from scalerl.trainer.objective import batch_statistics, training_sequences
-from scalerl.trainer.packing import pack
+from scalerl.trainer.packing import MicroBatch, TrainingSequence, pack
 from scalerl.trainer.publisher import Publisher
 from scalerl.trainer.state import TrainingState
 
@@ -31,6 +36,12 @@ class Trainer:
     """One rank. All ranks do the same; rank 0 also writes to the run folder."""
 
     def __init__(self, run_dir: Path, *, rank: int, attempt: int) -> None:
+        """Join the other ranks, and continue from the newest checkpoint if there is one.
+
+        Raises:
+            ValueError: the checkpoint is of another config, every checkpoint is damaged, or a constant of the
+                model differs from a plain load.
+        """
         self.paths, self.rank, self.attempt = RunPaths(run_dir), rank, attempt
         self.config = config = read_config(self.paths)
         control = init_distributed(config.launch.distributed_timeout_s)
@@ -45,19 +56,13 @@ class Trainer:
             saved.restore(self.engine)
         self.saved_step = self.state.step if saved else -1
         self.publisher = Publisher(self.paths, self.engine, model, attempt)
-        vocabulary_size = self.engine.model.get_input_embeddings().num_embeddings
         self.stop = StopSignal()
         self.stop.loop_started = True
-        self.reader = BatchReader(
-            self.paths,
-            config,
-            vocabulary_size=vocabulary_size,
-            control=control,
-            stopped=lambda: self.stop.requested or asked_to_stop(self.paths, attempt),
-        )
+        self.reader = self._batch_reader(control)
         self.seconds = dict.fromkeys(("wait_s", "read_s", "train_s", "publish_s", "checkpoint_s"), 0.0)
 
     def _newest_checkpoint(self, control: dist.ProcessGroup) -> SavedState | None:
+        """Return the checkpoint to continue from, the same on every rank: rank 0 chooses."""
         box = [find_checkpoint(self.paths) if self.rank == 0 else None]
         dist.broadcast_object_list(box, src=0, group=control)
         if box[0] is None:
@@ -68,38 +73,53 @@ class Trainer:
             print(f"continuing from the checkpoint of step {box[0]}", flush=True)
         return saved
 
+    def _batch_reader(self, control: dist.ProcessGroup) -> BatchReader:
+        return BatchReader(
+            self.paths,
+            self.config,
+            vocabulary_size=self.engine.model.get_input_embeddings().num_embeddings,
+            control=control,
+            stopped=lambda: self.stop.requested or asked_to_stop(self.paths, self.attempt),
+        )
+
     def run(self) -> bool:
-        """Train until budget.max_steps, until no prompt is left, or until the stop file or SIGTERM comes;
-        then checkpoint and have the last policy evaluated and say in end.json why. Says whether it was
-        SIGTERM.
+        """Train to the end of the run, and say whether SIGTERM was the end.
+
+        Training ends at budget.max_steps, when no prompt is left, or when the stop file or SIGTERM comes.
+        Then the last policy is saved and its evaluation requested, and end.json says how it ended.
 
         Raises:
-            TimeoutError: the generators did not deliver. StaleAttempt: another attempt took over.
-                FloatingPointError: diverged.
+            TimeoutError: the generators did not deliver.
+            StaleAttempt: another attempt took the run folder over.
+            FloatingPointError: loss or gradient was not finite in MAX_SKIPPED_STEPS steps in a row.
         """
         self.publisher.publish_policy(self.state)
         if self.state.step == 0:
             self.publisher.request_evaluation(self.state)
-        max_steps = math.inf if self.config.budget.max_steps is None else self.config.budget.max_steps
-        while (
-            self.state.step < max_steps
-            and not self.state.exhausted
-            and (groups := self._next_groups()) is not None
-        ):
-            row = self._train(groups)
-            self._publish()
-            self._post(row)
-            self._check_finite()
-            if self.state.step % self.config.checkpoint.every_steps == 0:
-                self._checkpoint()
+        while not self._finished() and (groups := self._next_groups()) is not None:
+            self._step(groups)
         self._checkpoint()
         self.publisher.request_evaluation(self.state)
         self.engine.barrier()
         self._say_end()
         return self.stop.requested
 
+    def _finished(self) -> bool:
+        max_steps = self.config.budget.max_steps
+        return self.state.exhausted or (max_steps is not None and self.state.step >= max_steps)
+
+    def _step(self, groups: list[Group]) -> None:
+        """Do one optimizer step and everything that follows from it."""
+        row = self._train(groups)
+        self._publish()
+        # Before the checkpoint: after a crash in between, the replay would begin behind this row and lose it.
+        self._post(row)
+        self._check_finite()
+        if self.state.step % self.config.checkpoint.every_steps == 0:
+            self._checkpoint()
+
     def _say_end(self) -> None:
-        """An exit code is not enough: srun may return 0 for a step it lost with its node."""
+        """Write end.json: no exit code is enough, for srun may return 0 for a step it lost with its node."""
         if self.rank == 0 and not self.stop.requested:
             check_attempt(self.paths, self.attempt)
             state = self.state
@@ -109,6 +129,7 @@ class Trainer:
             )
 
     def _next_groups(self) -> list[Group] | None:
+        """Return the groups of the next step, or None when the run is to stop."""
         begin_s = time.monotonic()
         groups = self.reader.next(self.state)
         self.seconds["read_s"] = self.reader.read_s
@@ -116,39 +137,46 @@ class Trainer:
         return groups
 
     def _train(self, groups: list[Group]) -> dict[str, Any]:
-        """One optimizer step, or none if no group is left; the row of the step. The policy version advances
-        either way."""
+        """Train on the groups, unless none of them has a loss, and return the row of the step.
+
+        The policy version advances either way.
+        """
         begin_s = time.monotonic()
-        state, config = self.state, self.config
+        state = self.state
         row = batch_statistics(groups, state.step) | {"learning_rate": state.learning_rate}
-        sequences, dropped = training_sequences(groups, config.algo)
-        micro_batches = []
+        sequences, dropped = training_sequences(groups, self.config.algo)
+        micro_batches = self._pack(sequences) if sequences else []
         statistics = None
-        if sequences:
-            micro_batches = pack(
-                sequences,
-                budget_tokens=config.trainer.micro_batch_tokens,
-                one_row=uses_flash_attention(),
-                rank=self.rank,
-                world_size=self.engine.world_size,
-            )
+        if micro_batches:
             statistics = self.engine.train(micro_batches, state.learning_rate)
             state.num_skipped = 0 if statistics.applied else state.num_skipped + 1
         self._count_compute(sum(len(sequence.loss_positions) for sequence in sequences), groups)
         state.finish_step(groups, row["pass_rate"])
         self.seconds["train_s"] = time.monotonic() - begin_s
-        return (
-            row | _as_row(statistics) | {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
+        counts = {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
+        return row | _as_row(statistics) | counts
+
+    def _pack(self, sequences: list[TrainingSequence]) -> list[MicroBatch]:
+        return pack(
+            sequences,
+            budget_tokens=self.config.trainer.micro_batch_tokens,
+            one_row=uses_flash_attention(),
+            rank=self.rank,
+            world_size=self.engine.world_size,
         )
 
     def _count_compute(self, num_trained: int, groups: list[Group]) -> None:
-        """6 N FLOPs a token trained (forward and backward), 2 N a token generated; N parameters, active ones
-        of experts."""
+        """Add the tokens and FLOPs of a step to the totals.
+
+        A token trained counts 6 N FLOPs, forward and backward, a token generated 2 N; N are the parameters
+        that compute one token.
+        """
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
         self.state.tokens += num_trained
         self.state.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
 
     def _publish(self) -> None:
+        """Publish the policy of this moment where generators or evaluators need it."""
         begin_s = time.monotonic()
         if self.state.is_generation_policy:
             self.publisher.publish_policy(self.state)
@@ -157,28 +185,24 @@ class Trainer:
         self.seconds["publish_s"] = time.monotonic() - begin_s
 
     def _post(self, row: dict[str, Any]) -> None:
-        """Before the checkpoint, or a crash in between would lose the row: checkpoint_s is of the checkpoint
-        before this step."""
+        """Hand the row of the step to the supervisor; checkpoint_s is of the checkpoint before this step."""
         check_attempt(self.paths, self.attempt)
         if self.rank == 0:
             state = self.state
+            head = {"step": state.step, "policy_version": state.step, "attempt": self.attempt}
             totals = {"epoch": state.epoch, "tokens": state.tokens, "flops": state.flops}
             totals["prompts_dropped_total"] = state.stream.num_dropped
-            head = {
-                "step": state.step,
-                "policy_version": state.step,
-                "time_s": time.time(),
-            }
-            head["attempt"] = self.attempt
-            values = head | row | totals | self.seconds
+            values = head | {"time_s": time.time()} | row | totals | self.seconds
             post_row(self.paths, StepRow.from_json(values, "the row of a step"))
         self.seconds = dict.fromkeys(self.seconds, 0.0)
 
     def _check_finite(self) -> None:
+        # One step that is not finite is left out and reported in its row; several in a row are divergence.
         if self.state.num_skipped >= MAX_SKIPPED_STEPS:
             raise FloatingPointError(
-                f"loss or gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step {self.state.step}: lower "
-                f"optimizer.learning_rate, or continue from an earlier checkpoint with other settings in a new --dir"
+                f"loss or gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, "
+                f"up to step {self.state.step}: lower optimizer.learning_rate, or continue from an earlier "
+                f"checkpoint with other settings in a new --dir"
             )
 
     def _checkpoint(self) -> None:
@@ -197,13 +221,14 @@ class Trainer:
         self.saved_step = self.state.step
         if self.rank == 0:
             oldest_group = collect_old_checkpoints(self.paths, self.config.checkpoint.keep)
-            # generators start what the manifest admits and the spool lacks: its window must stay
+            # Generators start what the manifest admits and the spool lacks, so its window must stay: deleted
+            # groups would be generated a second time.
             Spool(self.paths.spool).collect_garbage(min(oldest_group, self.publisher.admitted_from))
         self.seconds["checkpoint_s"] = time.monotonic() - begin_s
 
 
 def _as_row(statistics: StepStatistics | None) -> dict[str, Any]:
-    """The fields of a step row; null where there was nothing to train or the number is not finite."""
+    """Return the fields of a step row; None where nothing was trained or the number is not finite."""
     values = asdict(statistics) if statistics else dict.fromkeys(StepStatistics.__dataclass_fields__)
     row = {
         name: value if value is not None and math.isfinite(value) else None for name, value in values.items()
