@@ -1,10 +1,11 @@
-"""Do 90 % intervals of A hold A in 90 % of simulated runs, where the ceiling is identified?
+"""Check that 90 % intervals of A hold A in 90 % of simulated runs, where the ceiling is identified.
 
     python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000] [--wander .0055]
- Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn)
-and white scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process
-of that sd and correlation length .2 in log compute, as the published runs do: parameters are then less well
-known than the intervals say.
+
+Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and white
+scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of that sd and
+correlation length .2 in log compute, as the published runs do: parameters are then less well known than the
+intervals say.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from scalerl.curve.sigmoid import FloatArray, Sigmoid
 from scalerl.curve.window import Window
 
 SCATTER = 0.0035
-PUBLISHED_CURVES = (  # A, B, C_mid as published or drawn; R0 is .4
+# (A, B, C_mid) as published or drawn; R0 is .4.
+PUBLISHED_CURVES = (
     (0.610, 1.97, 2556),
     (0.610, 1.77, 4134),
     (0.535, 1.44, 2136),
@@ -55,7 +57,7 @@ class Coverage:
 
 
 def simulate(curve: Sigmoid, compute: FloatArray, rng: np.random.Generator, wander_sd: float = 0.0) -> Window:
-    """A run on the curve with white scatter and perhaps a wander, R0 measured with the scatter."""
+    """Simulate a run on the curve with white scatter and perhaps a wander, R0 measured with the scatter."""
     pass_rate = curve(compute) + SCATTER * rng.standard_normal(len(compute))
     if wander_sd:
         distance = np.abs(np.subtract.outer(np.log(compute), np.log(compute)))
@@ -91,10 +93,9 @@ def main() -> None:
     arguments = parser.parse_args()
     compute = np.linspace(*arguments.window, arguments.points)
     result = coverage(arguments.runs, compute, arguments.seed, arguments.wander)
-    print(
-        f"{result.num_runs} runs, {arguments.points} points in {arguments.window[0]:.0f}-{arguments.window[1]:.0f}: "
-        f"{result.num_identified} identified, A inside its 90 % interval in {result.share:.3f} of them"
-    )
+    start, end = arguments.window
+    print(f"{result.num_runs} runs, {arguments.points} points in {start:.0f}-{end:.0f}: ", end="")
+    print(f"{result.num_identified} identified, A inside its 90 % interval in {result.share:.3f} of them")
 
 
 if __name__ == "__main__":

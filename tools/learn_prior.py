@@ -1,10 +1,10 @@
-"""Derive scalerl.curve.estimators.prior.PUBLISHED from the published curves, and test it leave-one-figure-out.
+"""Derive PUBLISHED of scalerl.curve.estimators.prior from the published curves, and test it on figures left out.
 
     python tools/learn_prior.py                    # the learnt numbers
-    python tools/learn_prior.py --leave-one-out    # README's table: every figure predicted from the others
- What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best
-score when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned
-per curve.
+    python tools/learn_prior.py --leave-one-out    # the table of scalerl/curve/README.md
+
+What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best score
+when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned per curve.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class PublishedRun:
 
 
 def read_published(path: Path = POINTS) -> list[PublishedRun]:
-    """All published curves. The same baseline is drawn in six figures: it has one identity."""
+    """Read all published curves; the baseline, drawn in six figures, has one identity."""
     runs = []
     for (figure, run), rows in pd.read_csv(path).groupby(["figure", "run"], sort=False):
         identity = SAME_RUN.get((figure, run))
@@ -70,7 +70,7 @@ def read_published(path: Path = POINTS) -> list[PublishedRun]:
 
 
 def others(runs: list[PublishedRun], figure: str | None) -> list[PublishedRun]:
-    """The distinct runs that no panel of `figure` shows, in the drawing with most points."""
+    """Return the distinct runs that no panel of `figure` shows, in the drawing with most points."""
     hidden = {run.identity for run in runs if run.figure == figure}
     best: dict[str, PublishedRun] = {}
     for run in runs:
@@ -80,7 +80,7 @@ def others(runs: list[PublishedRun], figure: str | None) -> list[PublishedRun]:
 
 
 def learn(runs: list[PublishedRun]) -> Prior:
-    """The prior that these runs teach."""
+    """Return the prior that these runs teach."""
     fits = [fit_least_squares(run.compute, run.pass_rate, run.r0) for run in runs]
     log_b = np.log([fit.b for fit in fits])
     gain = np.array([(fit.a - fit.r0) / (1 - fit.r0) for fit in fits])
@@ -88,8 +88,8 @@ def learn(runs: list[PublishedRun]) -> Prior:
     prior = replace(
         PUBLISHED,
         log_b_mean=log_b.mean(),
-        log_b_scale=log_b.std(ddof=1)
-        / np.sqrt(2),  # a Student-t of 4 degrees of freedom has sd sqrt(2) * scale
+        # A Student-t of 4 degrees of freedom has sd sqrt(2) * scale.
+        log_b_scale=log_b.std(ddof=1) / np.sqrt(2),
         gain_mean=gain.mean(),
         gain_sd=gain.std(ddof=1),
         white_scatter=float(np.median(scatters)),
@@ -105,8 +105,7 @@ def learn(runs: list[PublishedRun]) -> Prior:
 
 
 def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
-    """Mean continuous ranked probability score of what lies behind a cut, predicted from what lies before
-    it."""
+    """Return the mean ranked probability score of what lies behind a cut, predicted from what lies before it."""
     scores = []
     for run, mask in cuts(runs):
         shown = fit_posterior(run.window(mask), prior).predictive.evaluations(run.compute[~mask])
@@ -147,15 +146,14 @@ def _learn_drift(runs: list[PublishedRun], prior: Prior) -> float:
 
 
 def cuts(runs: list[PublishedRun]) -> list[tuple[PublishedRun, FloatArray]]:
-    """Runs with the mask of the points before a cut; at least 8 before and 3 behind."""
+    """Return runs with the mask of the points before a cut; at least 8 lie before and 3 behind it."""
     pairs = [(run, run.compute <= cut * run.compute[-1]) for run in runs for cut in CUTS]
     return [(run, mask) for run, mask in pairs if mask.sum() >= 8 and (~mask).sum() >= 3]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Extrapolation of one published curve: RMSE by estimator; points and those inside the default's
-    intervals."""
+    """Extrapolation of one published curve: RMSE by estimator, points, and those inside the default's intervals."""
 
     figure: str
     run: str
@@ -165,8 +163,7 @@ class Score:
 
 
 def leave_one_figure_out(runs: list[PublishedRun]) -> list[Score]:
-    """Predict every curve with three or more extrapolation points, the prior learnt from the other
-    figures."""
+    """Predict every curve with three or more extrapolation points, the prior learnt from the other figures."""
     long = [run for run in runs if (~run.fitted).sum() >= 3]
     priors = {figure: learn(others(runs, figure)) for figure in {run.figure for run in long}}
     return [_score(run, priors[run.figure]) for run in long]
@@ -184,7 +181,7 @@ def _score(run: PublishedRun, prior: Prior) -> Score:
 
 
 def print_table(scores: list[Score]) -> None:
-    """Markdown, as in the README."""
+    """Print the scores as Markdown."""
     print("| figure | run | paper | least squares | default | inside 90 % |\n|---|---|---|---|---|---|")
     for s in scores:
         columns = " | ".join(f"{s.rmse[name]:.4f}" for name in COLUMNS)

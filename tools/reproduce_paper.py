@@ -1,4 +1,4 @@
-"""The paper's own numbers, recomputed from its published points, side by side (Markdown).
+"""Recompute the paper's own numbers from its published points; print both side by side (Markdown).
 
     python tools/reproduce_paper.py
 
@@ -17,15 +17,15 @@ from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window, cut
 
 POINTS = Path(__file__).parent / "data" / "published_points.csv"
-ROBUSTNESS = (  # start, end in GPU-hours; published A, B
+# (start, end in GPU-hours, published A, published B)
+ROBUSTNESS = (
     (1500, 50_000, 0.645, 1.70),
     (0, 100_000, 0.655, 1.56),
     (0, 50_000, 0.645, 1.70),
     (5000, 50_000, 0.645, 1.67),
 )
 POWER_LAW = ((1500, 50_000, 1.0), (5000, 50_000, 0.74), (30_000, 60_000, 0.65))
-"""start, end, published A. The third window is not stated in our notes of the paper; this one gives its
-value."""
+"""(start, end, published A). The third window is inferred: the one given here yields its value."""
 SLOPES = {"ScaleRL": 2.01, "prompt-adv-norm": 1.82, "length-penalty": 1.75}
 COMMON_A = 0.605
 LOO_END = 8000
@@ -33,14 +33,14 @@ LOO_END = 8000
 
 
 def window(figure: str, run: str, path: Path = POINTS) -> Window:
-    """All points of one published curve."""
+    """Return all points of one published curve."""
     rows = pd.read_csv(path).query("figure == @figure and run == @run")
     compute, pass_rate = rows.gpu_hours.to_numpy(dtype=float), rows.pass_rate.to_numpy()
     return Window(compute=compute, pass_rate=pass_rate, r0=float(rows.r0.iloc[0]))
 
 
 def robustness(path: Path = POINTS) -> list[tuple[float, float, float, float, Sigmoid, Sigmoid]]:
-    """(start, end, published A, published B, least squares, default) of the 100k run."""
+    """Return (start, end, published A, published B, least squares, default) of the 100k run."""
     run = window("fig1", "8B 100k", path)
     rows = []
     for start, end, a, b in ROBUSTNESS:
@@ -51,13 +51,13 @@ def robustness(path: Path = POINTS) -> list[tuple[float, float, float, float, Si
 
 
 def power_law_ceilings(path: Path = POINTS) -> list[tuple[float, float, float, float | None]]:
-    """(start, end, published A, our A) of A - D / C^B on the 100k run."""
+    """Return (start, end, published A, our A) of A - D / C^B on the 100k run."""
     run = window("fig1", "8B 100k", path)
     return [(start, end, a, power_law(cut(run, start, end))[0]) for start, end, a in POWER_LAW]
 
 
 def slopes(path: Path = POINTS) -> dict[str, tuple[float, float, float]]:
-    """Published B, the linearised slope, and B by least squares with A fixed to the LOO mean."""
+    """Return published B, the linearised slope, and B by least squares with A fixed to the LOO mean."""
     rows = {}
     for run, published in SLOPES.items():
         part = cut(window("loo1", run, path), 0, LOO_END)
@@ -73,15 +73,13 @@ def _fixed_a(part: Window) -> float:
 def main() -> None:
     print("| window (GPU-hours) | published A / B | least squares A / B | default A / B |\n|---|---|---|---|")
     for start, end, a, b, least, ours in robustness():
-        print(
-            f"| {start}-{end} | {a:.3f} / {b:.2f} | {least.a:.3f} / {least.b:.2f} | {ours.a:.3f} / {ours.b:.2f} |"
-        )
+        pairs = ((a, b), (least.a, least.b), (ours.a, ours.b))
+        print(f"| {start}-{end} | " + " | ".join(f"{x:.3f} / {y:.2f}" for x, y in pairs) + " |")
     print("\n| power law on | published A | ours |\n|---|---|---|")
     for start, end, a, ceiling in power_law_ceilings():
         print(f"| {start}-{end} | {a:.2f} | {ceiling:.2f} |")
-    print(
-        f"\n| LOO run | published B | linearised slope (A = {COMMON_A}) | least squares with that A |\n|---|---|---|---|"
-    )
+    print(f"\n| LOO run | published B | linearised slope (A = {COMMON_A}) | least squares with that A |")
+    print("|---|---|---|---|")
     for run, (published, slope, fixed) in slopes().items():
         print(f"| {run} | {published:.2f} | {slope:.2f} | {fixed:.2f} |")
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What of a study is small enough to commit: tables and one figure of its metrics, no weights, no rollouts.
+"""Copy what of a study is small enough to commit: tables and one picture of its metrics, no weights, no rollouts.
 
     python tools/study_results.py runs/study sweeps/study
- Needs fits/ and fits-steps/ in the study, as tools/study.sh makes them. Prints the table of recipes in
+
+It needs fits/ and fits-steps/ in the study, as tools/study.sh makes them, and prints the table of recipes in
 Markdown.
 """
 
@@ -31,9 +32,9 @@ PANELS = {
     "off-policy": ("ppo_off_policy-1", "ppo_off_policy-8"),
     "the others left out": ("length_penalty", "no_fp32", "uniform_sampling"),
 }
-"""Part of the figure -> recipes drawn in it beside the baseline."""
+"""Panel of the picture -> recipes drawn in it beside the baseline."""
 LAST_EVALUATIONS = 3
-"""The final pass rate is the mean of as many evaluations: one of them is uncertain by about .015."""
+"""The final pass rate is the mean of this many evaluations: one alone is uncertain by about .015."""
 EVALUATION_COLUMNS = [
     "step",
     "gpu_hours",
@@ -48,7 +49,7 @@ TABLES = ("fits.csv", "ranking.csv", "pairs.csv")
 
 
 def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(one row a run: how it ended and what its last steps were like; one row an evaluation)."""
+    """Return one row a run (how it ended, what its steps were like) and one row an evaluation."""
     runs: list[dict[str, Any]] = []
     curves = []
     for state in sweep_states(study):
@@ -72,19 +73,18 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             }
         runs.append(run)
     if not curves:
-        raise ValueError(
-            f"{study} holds no run with more than {LAST_EVALUATIONS} evaluations; `make study` starts or continues it"
-        )
+        found = f"{study} holds no run with more than {LAST_EVALUATIONS} evaluations"
+        raise ValueError(f"{found}; `make study` starts or continues it")
     table = pd.concat(curves)
     return pd.DataFrame(runs), table[["recipe", "seed", *EVALUATION_COLUMNS]]
 
 
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a recipe. final: pass rate of the last evaluations; mean: over the whole curve, which tells the
-    faster from the slower.
+    """Return one row a recipe.
 
-    Differences are to the baseline, their standard errors from the sd between seeds, pooled over all recipes.
-    Only finished runs of full length count: the last pass rates of one that ended early are not its final
+    Column final is the pass rate of the last evaluations; mean is over the whole curve, which tells the faster from
+    the slower. Differences are to the baseline, their standard errors from the sd between seeds, pooled over all
+    recipes. Only finished runs of full length count: the last pass rates of one that ended early are not its final
     ones.
     """
     measured = runs[runs.final.notna() & (runs.state == "finished") & (runs.steps == runs.steps.max())]
@@ -122,22 +122,22 @@ def _cell(value: float) -> str:
 
 
 def draw(curves: pd.DataFrame) -> Figure:
-    """Mean over the seeds of each recipe against optimizer steps, and the range of the seeds."""
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
-    for axes, (title, recipes) in zip(panels.flat, PANELS.items(), strict=True):
+    """Draw the mean over the seeds of each recipe against optimizer steps, and the range of the seeds."""
+    picture = Figure(figsize=(10, 5.6), layout="constrained")
+    panels = picture.subplots(2, 3, sharex=True, sharey=True)
+    for panel, (title, recipes) in zip(panels.flat, PANELS.items(), strict=True):
         for recipe, colour in zip((BASELINE, *recipes), ("0.35", *COLOURS), strict=False):
             by_step = curves[curves.recipe == recipe].groupby("step").pass_rate
             low, middle, high = by_step.min(), by_step.mean(), by_step.max()
-            axes.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(middle.index, middle, "o-", color=colour, markersize=3, linewidth=1.4, label=recipe)
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.legend(fontsize=7, frameon=False, loc="lower right")
-        axes.grid(alpha=0.2, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("optimizer steps", fontsize=9)
-    figure.supylabel("held-out pass rate", fontsize=9)
-    return figure
+            panel.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
+            panel.plot(middle.index, middle, "o-", color=colour, markersize=3, linewidth=1.4, label=recipe)
+        panel.set_title(title, fontsize=10, loc="left")
+        panel.legend(fontsize=7, frameon=False, loc="lower right")
+        panel.grid(alpha=0.2, linewidth=0.5)
+        panel.spines[["top", "right"]].set_visible(False)
+    picture.supxlabel("optimizer steps", fontsize=9)
+    picture.supylabel("held-out pass rate", fontsize=9)
+    return picture
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,7 +58,7 @@ def _sigmoid(window: Window) -> tuple[float | None, FloatArray, int]:
 
 
 def power_law(window: Window) -> tuple[float | None, FloatArray, int]:
-    """Fit A - D / C^B with A <= 1, the form of pre-training's laws; return (A, curve [points], free numbers)."""
+    """Fit A - D / C^B with A <= 1, the form of pre-training's laws; return (A, curve, free numbers)."""
     log_ratio = window.log_compute - window.log_compute.mean()
 
     def solve(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -91,7 +91,7 @@ def _stretched_exponential(window: Window) -> tuple[float | None, FloatArray, in
 
 
 def _no_ceiling(window: Window) -> tuple[float | None, FloatArray, int]:
-    """Fit R0 + D C^B, which the sigmoid becomes when C_mid lies far beyond the window: no bend, no ceiling."""
+    """Fit R0 + D C^B, which the sigmoid becomes when C_mid lies far beyond the window: no bend."""
     gain = window.pass_rate - window.r0
     log_ratio = window.log_compute - window.log_compute[-1]
 

@@ -16,7 +16,7 @@ from scalerl.curve.window import Window
 
 PAPER_MARGIN = 0.02
 SEED_SD = 0.0075
-"""Between-seed sd of A while fewer than two seeds are known: the paper's three runs lay within +-.015, two sd."""
+"""Between-seed sd of A while no recipe has two seeds: the paper's three runs lay within +-.015, two sd."""
 SEED_SD_FREEDOM = 4
 """Degrees of freedom that the paper's sd counts for beside those of the seeds at hand."""
 SMALLEST_A_SD = 1e-4
@@ -55,7 +55,7 @@ class Ranked:
     b_lo90: float
     b_hi90: float
     slope: float | None
-    """B by the linearised leave-one-out form at the common A, mean over seeds; None where no point allows it."""
+    """B by the linearised form at the common A, mean over seeds; None where too few points allow it."""
     above_next: float | None
     """Probability that this recipe is better than the next: by A between tiers, by B inside one."""
 
@@ -101,7 +101,7 @@ def margin(recipes: list[Recipe]) -> float:
 
 
 def ceiling_values(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
-    """Return equally likely values of a recipe's ceiling: the mean of its seeds, each off by the between-seed sd."""
+    """Return equally likely values of a ceiling: the mean of its seeds, each off by the between-seed sd."""
     rng = np.random.default_rng(0)
     seeds = np.stack([rng.permutation(np.repeat(q, 20)) for q in recipe.a_quantiles])
     noise = between_seeds_sd / np.sqrt(len(seeds)) * rng.standard_normal(seeds.shape[1])
@@ -144,7 +144,7 @@ def rank(recipes: list[Recipe]) -> list[Ranked]:
 
 
 def _tiers(recipes: list[Recipe], ceilings: dict[str, FloatArray], allowed: float) -> list[list[Recipe]]:
-    """Group recipes from the highest ceiling down: within the margin of a tier's first member, they belong to it."""
+    """Group recipes from the highest ceiling down: those within the margin of a tier's first join it."""
     tiers: list[list[Recipe]] = []
     for recipe in sorted(recipes, key=lambda r: -np.median(ceilings[r.name])):
         if tiers and np.median(ceilings[tiers[-1][0].name]) - np.median(ceilings[recipe.name]) <= allowed:

@@ -112,7 +112,7 @@ def _misfits(parameters: Draws, alternatives: list[Alternative], window: Window)
 
 
 def _needed_compute(parameters: Draws, window: Window) -> float | None:
-    """Return where nearly every draw has made 80 % of its gain; at least a quarter more than the window has."""
+    """Return where nearly every draw has made 80 % of its gain: 1.25 times the window's compute or more."""
     log_reached = np.log(parameters.c_mid) + np.log(SEEN_GAIN / (1 - SEEN_GAIN)) / parameters.b
     factor = np.exp(min(np.quantile(log_reached, 0.9) - np.log(window.compute[-1]), np.log(2 * MAX_FACTOR)))
     return float(max(factor, 1.25) * window.compute[-1]) if factor <= MAX_FACTOR else None

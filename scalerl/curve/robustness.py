@@ -27,7 +27,7 @@ class WindowFit:
 
 
 def robustness(window: Window, fit: CurveFit) -> list[WindowFit]:
-    """Return `fit` of the whole window first, then its estimator's fit of every part that has enough points."""
+    """Return `fit` of the whole window, then its estimator's fit of every part that has enough points."""
     n = len(window.compute)
     rows = [_window_fit(window, fit)]
     for early, late in CUT_OFFS:

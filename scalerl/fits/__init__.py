@@ -1,4 +1,7 @@
-"""Curves of run folders and tables: read, fit, predict, compare, draw. The mathematics is in scalerl.curve."""
+"""Curves of run folders and tables: read, fit, predict, compare, draw.
+
+The mathematics is in scalerl.curve, whose README.md follows a number from metrics.jsonl to fits.csv.
+"""
 
 from dataclasses import asdict
 from pathlib import Path

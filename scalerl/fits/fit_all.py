@@ -111,7 +111,7 @@ def _alarmed(runs: list[RunPoints]) -> dict[str, list[Alarm]]:
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
-    """Draw what changed since the last call, whose records are `known`; delete what it drew and is no more."""
+    """Draw what changed since the last call, whose records are `known`; delete pictures of runs that are gone."""
     folder.mkdir(exist_ok=True)
     drawn, wanted = _pictures(list(known.values())), _pictures(records)
     for name in drawn.keys() - wanted.keys():
@@ -134,6 +134,6 @@ def _pictures(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def slug(key: str) -> str:
-    """Return a file name for a run: what can be read of its key, then six digits of a hash to tell keys apart."""
+    """Return a file name for a run: what can be read of its key, then six digits of a hash of it."""
     readable = re.sub(r"[^A-Za-z0-9.\-]", "_", key)[:MAX_READABLE].lstrip(".")
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"

@@ -1,4 +1,4 @@
-"""Read curves from run folders (metrics.jsonl) and tables (CSV, Parquet), and say clearly what cannot be read."""
+"""Read curves from run folders (metrics.jsonl) and tables (CSV, Parquet); say what cannot be read, and why."""
 
 import os
 import re
@@ -93,9 +93,8 @@ def read_folder(
     figure, run, seed = split_name(name)
     rows = _eval_rows(folder / "metrics.jsonl", axis, task)
     if len(rows) <= MIN_FIT_POINTS:
-        raise ValueError(
-            f"{folder}: {len(rows)} evaluations; a curve needs R0 and at least {MIN_FIT_POINTS} more: run longer"
-        )
+        needed = f"a curve needs R0 and at least {MIN_FIT_POINTS} more: run longer"
+        raise ValueError(f"{folder}: {len(rows)} evaluations; {needed}")
     table = pd.DataFrame(rows).sort_values("step", kind="stable").reset_index(drop=True)
     if table.step[0] != 0:
         raise ValueError(
@@ -181,7 +180,7 @@ def _read_table(path: Path, axis: str, task: str | None) -> tuple[list[RunPoints
 
 
 def _usual_columns(table: pd.DataFrame, path: Path, task: str | None) -> pd.DataFrame:
-    """Return the table with pass_rate, run, figure and seed; without a column run, it is one run of its own name."""
+    """Return the table with pass_rate, run, figure, seed; without a column run, all is one run of its name."""
     of_task = _columns_of(task, table.columns, str(path))
     table = table.assign(**{name: table.get(column) for name, column in of_task.items()})
     if "pass_rate" not in table and OTHER_NAME in table:
@@ -196,7 +195,7 @@ def _usual_columns(table: pd.DataFrame, path: Path, task: str | None) -> pd.Data
 
 
 def _evaluations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Return the rows to read: in a log with a column step, those of steps without an evaluation are left out."""
+    """Return the rows to read; in a log with a column step, steps without an evaluation are left out."""
     if table.empty:
         raise ValueError(f"{path} has a header but no rows")
     if "step" in table:
@@ -252,7 +251,7 @@ def _given_r0(rows: pd.DataFrame, where: Where) -> float:
 
 
 def _first_r0(rows: pd.DataFrame, column: str, where: Where) -> float:
-    """Return the pass rate of the run's first evaluation: it must be the earliest and not marked as extrapolation."""
+    """Return the first evaluation's pass rate: it must be the earliest and not marked as extrapolation."""
     first, compute = where(rows.index[0]), pd.to_numeric(rows[column], errors="coerce")
     later = not np.isfinite(compute.iloc[0]) or (compute.iloc[1:] <= compute.iloc[0]).any()
     if later or ("split" in rows and rows.split.iloc[0] != "fit"):

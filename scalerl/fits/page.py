@@ -7,8 +7,8 @@ PAGE = """<!doctype html>
 body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1200px;padding:0 1rem;color:#1f2328}
 h1{font-size:1.3rem;margin:0 0 .6rem}
 #plot{width:100%;height:auto;border:1px solid #d8dee4;border-radius:6px}
-#tip{position:fixed;display:none;background:#1f2328;color:#fff;padding:.3rem .5rem;border-radius:4px;font-size:12px;
- pointer-events:none;white-space:pre}
+#tip{position:fixed;display:none;background:#1f2328;color:#fff;padding:.3rem .5rem;border-radius:4px;
+ font-size:12px;pointer-events:none;white-space:pre}
 table{border-collapse:collapse;font-size:12px;margin:.4rem 0}
 .wide{overflow-x:auto}
 th,td{padding:.2rem .5rem;border-bottom:1px solid #eaeef2;text-align:left;white-space:nowrap}
@@ -22,8 +22,8 @@ summary{font-weight:600;margin-top:1rem;cursor:pointer}
 #filter{padding:.25rem .4rem;width:16rem}
 </style></head><body>
 <h1>{{title}}</h1>
-<p class="hint">Solid: fit window. Dashed: extrapolation with its 90 % band (of the run under the pointer). Open points
-were not fitted. Click a row to hide or show its curve, a heading to sort.</p>
+<p class="hint">Solid: fit window. Dashed: extrapolation with its 90 % band (of the run under the pointer).
+Open points were not fitted. Click a row to hide or show its curve, a heading to sort.</p>
 <svg id="plot" viewBox="0 0 1100 460" role="img" aria-label="pass rate against compute"></svg>
 <p><input id="filter" placeholder="filter runs"></p>
 <div class="wide"><table id="fits" class="sortable"><thead></thead><tbody></tbody></table></div>
@@ -66,7 +66,8 @@ function scales() {
 function path(s, compute, values, keep) {
   let text = "";
   compute.forEach((c, i) => {
-    if (keep(c) && c >= s.x0) text += (text ? "L" : "M") + s.x(c).toFixed(1) + "," + s.y(values[i]).toFixed(1);
+    if (!keep(c) || c < s.x0) return;
+    text += (text ? "L" : "M") + s.x(c).toFixed(1) + "," + s.y(values[i]).toFixed(1);
   });
   return text;
 }
@@ -76,14 +77,16 @@ function grid(s) {
     const v = m * 10 ** e;
     if (v < s.x0 || v > s.x1) continue;
     add(svg, "line", {x1: s.x(v), x2: s.x(v), y1: frame.top, y2: frame.bottom, stroke: "#eaeef2"});
-    add(svg, "text", {x: s.x(v), y: frame.bottom + 16, "text-anchor": "middle", "font-size": 11}, v.toPrecision(1) * 1);
+    const place = {x: s.x(v), y: frame.bottom + 16, "text-anchor": "middle", "font-size": 11};
+    add(svg, "text", place, v.toPrecision(1) * 1);
   }
   const step = [0.01, 0.02, 0.05, 0.1, 0.2].find(d => (s.y1 - s.y0) / d < 9) || 0.2;
   for (let v = Math.ceil(s.y0 / step) * step; v <= s.y1; v += step) {
     add(svg, "line", {x1: frame.left, x2: frame.right, y1: s.y(v), y2: s.y(v), stroke: "#eaeef2"});
     add(svg, "text", {x: frame.left - 6, y: s.y(v) + 4, "text-anchor": "end", "font-size": 11}, v.toFixed(2));
   }
-  add(svg, "text", {x: (frame.left + frame.right) / 2, y: 452, "text-anchor": "middle", "font-size": 12}, data.axis);
+  const middle = (frame.left + frame.right) / 2;
+  add(svg, "text", {x: middle, y: 452, "text-anchor": "middle", "font-size": 12}, data.axis);
   add(svg, "text", {x: 14, y: 215, transform: "rotate(-90 14 215)", "text-anchor": "middle", "font-size": 12},
       "held-out pass rate");
 }
@@ -97,16 +100,17 @@ function draw() {
     const run = data.runs[i], band = run.band, group = add(svg, "g", {"data-run": i});
     const ahead = c => c >= run.window[1];
     const back = path(s, [...band.compute].reverse(), [...band.lo90].reverse(), ahead).replace("M", "L");
-    add(group, "path", {class: "band", d: path(s, band.compute, band.hi90, ahead) + back + "Z", fill: colour(i),
-                        opacity: 0, stroke: "none"});
+    const edge = path(s, band.compute, band.hi90, ahead) + back + "Z";
+    add(group, "path", {class: "band", d: edge, fill: colour(i), opacity: 0, stroke: "none"});
     const style = {fill: "none", stroke: colour(i), "stroke-width": 2};
-    add(group, "path", {...style, d: path(s, band.compute, band.curve, c => c >= run.window[0] && c <= run.window[1])});
+    const inside = c => c >= run.window[0] && c <= run.window[1];
+    add(group, "path", {...style, d: path(s, band.compute, band.curve, inside)});
     add(group, "path", {...style, d: path(s, band.compute, band.curve, ahead), "stroke-dasharray": "6 4"});
     run.points.compute.forEach((c, j) => add(group, "circle", {
       cx: s.x(c), cy: s.y(run.points.pass_rate[j]), r: 3, stroke: colour(i),
       fill: run.points.fitted[j] ? colour(i) : "#fff"}));
-    add(group, "path", {...style, d: path(s, band.compute, band.curve, () => true), "stroke-width": 14, opacity: 0,
-                        "pointer-events": "stroke"});
+    const hoverable = {"stroke-width": 14, opacity: 0, "pointer-events": "stroke"};
+    add(group, "path", {...style, ...hoverable, d: path(s, band.compute, band.curve, () => true)});
     group.addEventListener("mousemove", event => hover(event, run, group, s));
     group.addEventListener("mouseleave", () => leave(group));
   }
@@ -169,7 +173,8 @@ function sortable(sorted) {
     rows.sort((one, other) => {
       const a = value(one), b = value(other);
       if (a === null || b === null) return (a === null) - (b === null);
-      return order * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+      const numbers = typeof a === "number" && typeof b === "number";
+      return order * (numbers ? a - b : String(a).localeCompare(String(b)));
     });
     sorted.tBodies[0].append(...rows);
   }));

@@ -31,7 +31,7 @@ class RunPoints:
     """False for points that are predicted and scored, never fitted."""
     num_samples: FloatArray
     epoch: FloatArray | None
-    """Passes over the prompts so far, where the input has a column of that name; NaN where it holds no number."""
+    """Passes over the prompts so far, where the input has such a column; NaN where it holds no number."""
     r0: float
     folder: Path | None
     """The run folder, where there is one."""
@@ -115,10 +115,8 @@ def _check_ascending(compute: pd.Series, where: Where, run: str) -> None:
             )
         if value < before:
             falls = f"{compute.name} falls from {before:g} to {value:g}"
-            raise ValueError(
-                f"{where(index)}: {falls}; sort the points, or tell two runs of the name {run!r} apart by a seed or "
-                "figure column"
-            )
+            way_out = f"tell two runs of the name {run!r} apart by a seed or figure column"
+            raise ValueError(f"{where(index)}: {falls}; sort the points, or {way_out}")
 
 
 def _num_samples(rows: pd.DataFrame) -> FloatArray:

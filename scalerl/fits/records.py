@@ -51,7 +51,7 @@ class Options:
         """Refuse what makes no sense.
 
         Raises:
-            ValueError: there is no such estimator, it cannot be fitted over this axis, or a cut-off leaves nothing.
+            ValueError: no such estimator, one that does not know this axis, or a cut-off that leaves nothing.
         """
         if self.max_compute is not None and not self.max_compute > 0:
             raise ValueError(f"--max-compute {self.max_compute:g} leaves nothing to fit; it must be above 0")
@@ -151,8 +151,11 @@ def window_of(points: RunPoints, options: Options) -> Window:
         return cut(points.window(), start, end)
     except ValueError as error:
         if options.min_compute is None and options.start > 0:
-            dropped = f"the estimator {options.estimator} drops points before {options.start:g} {LABELS[options.axis]}"
-            raise ValueError(f"{error}; {dropped}; --min-compute 0 keeps them") from None
+            limit = f"{options.start:g} {LABELS[options.axis]}"
+            way_out = (
+                f"the estimator {options.estimator} drops points before {limit}; --min-compute 0 keeps them"
+            )
+            raise ValueError(f"{error}; {way_out}") from None
         raise
 
 

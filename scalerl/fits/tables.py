@@ -79,7 +79,7 @@ def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str
 
 
 def ranking_row(row: Ranked) -> dict[str, Any]:
-    """Return a row of the ranking, without the numbers that an unidentified recipe has only from the prior."""
+    """Return a row of the ranking, without the numbers that an unidentified recipe has from the prior alone."""
     unknown = {} if row.identified else dict.fromkeys(("a", "common_a", "b", "slope"))
     return asdict(row) | unknown
 
@@ -125,7 +125,7 @@ def write_tables(
     paired: dict[str, list[Pair]],
     scored: list[Scored],
 ) -> None:
-    """Write every table into `out`; remove those that have no rows now and were written by an earlier call."""
+    """Write every table into `out`; remove those of an earlier call that have no rows now."""
     tables = {
         "fits": fit_rows(records),
         "predictions": prediction_rows(records),

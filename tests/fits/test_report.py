@@ -12,7 +12,8 @@ from scalerl.fits.records import Options
 
 PROBE = """
 <script>
-const seen = {}, rows = () => [...document.querySelectorAll("#fits tbody tr")].map(row => row.cells[1].textContent);
+const seen = {};
+const rows = () => [...document.querySelectorAll("#fits tbody tr")].map(row => row.cells[1].textContent);
 const heads = [...document.querySelectorAll("#fits th")], head = heads.find(th => th.textContent === "A");
 seen.curves = document.querySelectorAll("#plot g").length;
 seen.points = document.querySelectorAll("#plot circle").length;
@@ -21,8 +22,10 @@ seen.path = document.querySelector("#plot g path:nth-child(2)").getAttribute("d"
 seen.rows = rows();
 head.click(); seen.rising = rows();
 head.click(); seen.falling = rows();
-const group = document.querySelector("#plot g"), box = document.getElementById("plot").getBoundingClientRect();
-group.dispatchEvent(new MouseEvent("mousemove", {clientX: box.left + box.width * .7, clientY: box.top + 50, bubbles: true}));
+const group = document.querySelector("#plot g");
+const box = document.getElementById("plot").getBoundingClientRect();
+const place = {clientX: box.left + box.width * .7, clientY: box.top + 50, bubbles: true};
+group.dispatchEvent(new MouseEvent("mousemove", place));
 seen.tip = document.getElementById("tip").textContent;
 seen.tipShown = document.getElementById("tip").style.display;
 seen.band = group.querySelector(".band").getAttribute("opacity");

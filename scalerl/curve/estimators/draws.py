@@ -13,7 +13,7 @@ INTERVAL = (0.05, 0.95)
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Equally likely curves of one run: arrays [draws] of the sigmoid's parameters and of the noise about it."""
+    """Equally likely curves of one run: arrays [draws] of the sigmoid's parameters and of the noise."""
 
     r0: FloatArray
     a: FloatArray
@@ -45,7 +45,7 @@ class Draws:
         """
         ahead = np.maximum(np.log(compute / self.last_compute), 0.0)[None, :]
         beyond = (compute > self.last_compute)[None, :]
-        # Where the run stands above or below its sigmoid now is forgotten as an Ornstein-Uhlenbeck process forgets.
+        # How far off its sigmoid the run is now fades with distance, as in an Ornstein-Uhlenbeck process.
         memory = np.where(beyond, np.exp(-ahead / self.wander_length), 0.0)
         variance = self.evaluation_sd[:, None] ** 2 + self.wander_sd[:, None] ** 2 * (1 - memory**2)
         noise = np.random.default_rng(0).standard_normal((len(self.a), 1))

@@ -184,7 +184,7 @@ def _integrate(
     """Integrate R0 and A in closed form: 2 x 2 normal equations per cell, A truncated to [measured R0, 1]."""
     variance = basis.variance(scatter, wander_sd)
     y, one = window.pass_rate @ basis.rotation, basis.rotation.sum(axis=0)
-    # With v the gain fraction: the curve is R0 (1 - v) + A v, and all sums over points are of products with v.
+    # With v the gain fraction, the curve is R0 (1 - v) + A v: every sum over points is of a product with v.
     vv = grid.squared @ (1 / variance)
     v_one, v_y = grid.rotated @ (one / variance), grid.rotated @ (y / variance)
     one_one, one_y, yy = one @ (one / variance), one @ (y / variance), y @ (y / variance)

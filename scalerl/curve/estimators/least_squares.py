@@ -75,7 +75,7 @@ def fit_least_squares(
 
 
 def delta_draws(curve: Sigmoid, window: Window, num_draws: int = 2000) -> Draws:
-    """Return the textbook uncertainty of a least-squares fit: normal about it, covariance from its Jacobian."""
+    """Return the textbook uncertainty of a fit: normal about it, covariance from its Jacobian."""
     log_ratio = window.log_compute - np.log(curve.c_mid)
     fraction = gain_fraction(window.compute, curve.b, curve.c_mid)
     slope = (curve.a - curve.r0) * fraction * (1 - fraction) * curve.b
@@ -164,7 +164,7 @@ def _step(candidates: Candidates, objective: Objective, damping: FloatArray) -> 
     jacobian = jacobian - free * along * candidates.fraction[:, None, :] / norm
     normal = np.einsum("sip,sjp->sij", jacobian, jacobian)
     diagonal = np.einsum("sii->si", normal)
-    # A share of the trace: directions that no point tells apart would make the matrix singular for a small damping.
+    # A share of the trace, because what no point tells apart makes the matrix singular where damping is small.
     floor = 1e-12 * diagonal.sum(axis=1, keepdims=True) + 1e-30
     normal = normal + np.eye(2) * (damping[:, None] * diagonal + floor)[:, :, None]
     return np.asarray(

@@ -35,7 +35,7 @@ class Chosen:
 
 
 def fit_posterior(window: Window, prior: Prior) -> Estimate:
-    """Return the posterior medians as the curve, draws of the run's own parameters, and draws for predictions."""
+    """Return the curve of posterior medians, and draws of the run's parameters and for predictions."""
     window = coarsen(window, MAX_POINTS)
     grids, noises, parts = integrate_all(window, prior)
     cell_priors = [
