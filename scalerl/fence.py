@@ -7,11 +7,11 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
-from scalerl.files import temporary_name
+from scalerl.locks import lock
+from scalerl.os_process import started_ticks
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, read_attempt, read_stop, write_attempt
 
@@ -82,16 +82,6 @@ def end_when_stale(paths: RunPaths, attempt: int) -> None:
     threading.Thread(target=watch, name="fence", daemon=True).start()
 
 
-def _started_ticks(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; None if there is none. Process ids are
-    used again."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return None
-    return None if state == "Z" else int(fields[18])
-
-
 def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0) -> int:
     """Take the folder over for this process and return the new attempt number.
 
@@ -101,28 +91,16 @@ def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0)
     Raises:
         ValueError: another supervisor is alive in the folder, or is claiming it.
     """
-    lock = paths.attempt.with_suffix(".lock")
-    _remove_stale(lock)
-    try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        raise ValueError(
-            f"another supervisor is claiming {paths.root} right now; if none is alive, {lock} counts no longer after "
-            f"{LOCK_EXPIRES_S:.0f} s"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            # deadline 0: a claim takes milliseconds, and whoever makes it will then own the folder
+            held.enter_context(lock(paths.attempt_lock, deadline_s=0.0, expires_s=LOCK_EXPIRES_S))
+        except TimeoutError:
+            raise ValueError(
+                f"another supervisor is claiming {paths.root} right now; if none is alive, "
+                f"{paths.attempt_lock} counts no longer after {LOCK_EXPIRES_S:.0f} s"
+            ) from None
         return _claim_locked(paths, job_id, restarts)
-    finally:
-        lock.unlink()
-
-
-def _remove_stale(lock: Path) -> None:
-    """Remove the lock of a supervisor that died while it held it, which takes milliseconds."""
-    with suppress(FileNotFoundError):
-        if time.time() - lock.stat().st_mtime > LOCK_EXPIRES_S:
-            stale = temporary_name(lock)
-            os.rename(lock, stale)  # of several that see it, one succeeds
-            stale.unlink()
 
 
 def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
@@ -139,7 +117,7 @@ def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
         attempt=owner.attempt + 1 if owner else 1,
         host=socket.gethostname(),
         pid=os.getpid(),
-        started_ticks=_started_ticks(os.getpid()),
+        started_ticks=started_ticks(os.getpid()),
         job_id=job_id,
         restarts=restarts,
     )
@@ -149,7 +127,7 @@ def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
 
 def _alive(paths: RunPaths, owner: Attempt) -> bool:
     if owner.host == socket.gethostname():
-        return owner.pid != os.getpid() and _started_ticks(owner.pid) == owner.started_ticks
+        return owner.pid != os.getpid() and started_ticks(owner.pid) == owner.started_ticks
     # another host's processes cannot be seen: the file's time is its supervisor's heartbeat
     return time.time() - paths.attempt.stat().st_mtime < HEARTBEAT_EXPIRES_S
 

@@ -27,7 +27,7 @@ def fsync_file(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden sibling of `path`; readers skip names that start with a dot."""
+    """Return a hidden sibling of `path`; readers skip names that start with a dot."""
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
 
 
@@ -46,13 +46,32 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     fsync_folder(path.parent)
 
 
+def write_new(path: Path, write: Callable[[Path], object]) -> bool:
+    """Write a file as `write_atomic` does, unless there is one of that name.
+
+    Returns:
+        False if there was; it is left as it is.
+    """
+    temporary = temporary_name(path)
+    try:
+        write(temporary)
+        fsync_file(temporary)
+        os.link(temporary, path)  # a rename would replace a file that others may be reading
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically and durably."""
     write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically and durably. NaN and infinities are refused: they are not
+    """Write `value` as indented JSON, atomically and durably. NaN and infinities are refused: they are no
     JSON.
 
     Raises:

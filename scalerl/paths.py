@@ -1,4 +1,4 @@
-"""Every file name of a run folder, in one place; the README draws this tree."""
+"""Every file name of a run folder and of a sweep folder, in one place; the README draws this tree."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,99 +12,189 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        """The resolved config with its signature and the code's git commit."""
+        """Name the resolved config, with its signature and the code's git commit."""
         return self.root / "config.json"
 
     @property
     def attempt(self) -> Path:
-        """The fencing token: the number of the attempt that owns the folder, and its supervisor."""
+        """Name the fencing token: the number of the attempt that owns the folder, and its supervisor."""
         return self.root / "attempt.json"
 
     @property
+    def attempt_lock(self) -> Path:
+        """Name the lock that a supervisor holds while it claims the folder."""
+        return self.root / "attempt.lock"
+
+    @property
     def status(self) -> Path:
-        """What the run is doing, or why it ended; written by the supervisor."""
+        """Name what the run is doing, or why it ended; the supervisor writes it."""
         return self.root / "status.json"
 
     @property
     def stop(self) -> Path:
-        """Present while the supervisor wants the trainer to checkpoint and end."""
+        """Name the request that is there while the supervisor wants the trainer to checkpoint and end."""
         return self.root / "stop.json"
 
     @property
     def end(self) -> Path:
-        """How the trainer of an attempt ended; without it, it died, whatever its exit code."""
+        """Name the trainer's last word; without it, the trainer died, whatever its exit code."""
         return self.root / "end.json"
 
     @property
     def compute(self) -> Path:
-        """The ledger of device time: one interval for every process started."""
+        """Name the ledger of device time: one interval for every process started."""
         return self.root / "compute.json"
 
     @property
     def metrics(self) -> Path:
+        """Name the rows of all steps and evaluations."""
         return self.root / "metrics.jsonl"
 
     @property
+    def training_log(self) -> Path:
+        """Name the table of steps for spreadsheets."""
+        return self.root / "training_log.csv"
+
+    @property
     def inbox(self) -> Path:
-        """Metric rows on their way from the roles to the supervisor."""
+        """Name the folder of metric rows on their way from the roles to the supervisor."""
         return self.root / "inbox"
 
     @property
     def logs(self) -> Path:
-        """logs/<attempt>/<role>.log, with the link `latest`."""
+        """Name the folder of logs/<attempt>/<role>.log, with the link `latest`."""
         return self.root / "logs"
+
+    def log(self, attempt: int, role: str) -> Path:
+        """Name the log of a role."""
+        return self.logs / f"{attempt:04d}" / f"{role}.log"
+
+    @property
+    def latest_logs(self) -> Path:
+        """Name the link to the logs of the newest attempt."""
+        return self.logs / "latest"
 
     @property
     def spool(self) -> Path:
-        """Rollout shards: spool/<bucket>/<group>.parquet; refused files in spool/quarantine."""
+        """Name the folder of rollout shards: <bucket>/<group>.parquet, refused files in quarantine/."""
         return self.root / "spool"
 
     @property
     def weights(self) -> Path:
-        """weights/<policy_version>-<hash>/, Hugging Face directories that never change."""
+        """Name the folder of <policy_version>-<hash>/, Hugging Face folders that never change."""
         return self.root / "weights"
 
     @property
     def latest_policy(self) -> Path:
-        """The PolicyManifest that generators follow."""
+        """Name the PolicyManifest that generators follow."""
         return self.weights / "latest.json"
+
+    def pinned(self, owner: str) -> Path:
+        """Name the folder of links to weights that `owner` is reading."""
+        return self.weights / f".{owner}"
+
+    def pinned_by_generators(self) -> list[Path]:
+        """List the folders of weights that some generator pins, or has left."""
+        return sorted(self.weights.glob(".generator-*"))
 
     @property
     def evaluations(self) -> Path:
-        """<step>.request.json from the trainer, evaluation_part(...) from every evaluator, <step>.json from
-        evaluator 0."""
+        """Name the folder of everything about evaluations."""
         return self.root / "evaluations"
 
+    def evaluation(self, step: int) -> Path:
+        """Name the result of an evaluation; evaluator 0 writes it."""
+        return self.evaluations / f"{step:08d}.json"
+
+    def evaluation_request(self, step: int) -> Path:
+        """Name the trainer's request for an evaluation; it is there until it is answered."""
+        return self.evaluations / f"{step:08d}.request.json"
+
+    def evaluation_requests(self) -> list[Path]:
+        """List the open requests, oldest step first."""
+        return sorted(self.evaluations.glob("[0-9]*.request.json"))
+
     def evaluation_part(self, step: int, index: int, num: int) -> Path:
-        """What evaluator `index` of `num` has found out, until evaluator 0 has put all parts together."""
+        """Name what evaluator `index` of `num` has found, until evaluator 0 has put all parts together."""
         return self.evaluations / f"{step:08d}.part-{index}-of-{num}.json"
+
+    def evaluation_parts(self) -> dict[Path, int]:
+        """Return the step of every part that is there, of whichever number of evaluators."""
+        parts = self.evaluations.glob("[0-9]*.part-*.json")
+        return {path: int(path.name.partition(".")[0]) for path in parts}
 
     @property
     def best(self) -> Path:
-        """The weights with the best held-out pass rate so far, and best/evaluation.json."""
+        """Name the folder of the weights with the best held-out pass rate so far."""
         return self.root / "best"
 
     @property
+    def best_evaluation(self) -> Path:
+        """Name the evaluation of the weights in `best`."""
+        return self.best / "evaluation.json"
+
+    @property
     def checkpoints(self) -> Path:
-        """checkpoints/<step>/, complete as soon as the name exists."""
+        """Name the folder of checkpoints/<step>/, each complete as soon as its name exists."""
         return self.root / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
+        """Name the folder of TensorBoard's events."""
         return self.root / "tensorboard"
 
     @property
     def fit(self) -> Path:
+        """Name the fitted curve as `scalerl fit` writes it."""
         return self.root / "fit.json"
 
     @property
     def curve(self) -> Path:
+        """Name the picture of that fit."""
         return self.root / "curve.png"
 
-    def log(self, attempt: int, role: str) -> Path:
-        return self.logs / f"{attempt:04d}" / f"{role}.log"
+    def prediction(self, number: int) -> Path:
+        """Name the number-th prediction, from 1; a written one never changes."""
+        return self.root / ("prediction.json" if number == 1 else f"prediction-{number}.json")
 
     def create(self) -> None:
         """Make the run folder and the folders that roles write to."""
         for folder in (self.inbox, self.logs, self.spool, self.weights, self.evaluations, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """The layout of a sweep folder beside the run folders in it."""
+
+    root: Path
+
+    def run(self, name: str) -> RunPaths:
+        """Return the layout of one run."""
+        return RunPaths(self.root / name)
+
+    @property
+    def submissions(self) -> Path:
+        """Name the folder of what was submitted to Slurm."""
+        return self.root / "submissions"
+
+    @property
+    def lock(self) -> Path:
+        """Name the lock that a launcher holds while it submits."""
+        return self.submissions / "lock.json"
+
+    def submission(self, submission_id: str) -> Path:
+        """Name the record of one submission."""
+        return self.submissions / f"{submission_id}.json"
+
+    def submission_records(self) -> list[Path]:
+        """List the records, oldest first."""
+        return sorted(self.submissions.glob("[0-9]*.json"))
+
+    def submission_folder(self, submission_id: str) -> Path:
+        """Name the folder of its batch script and logs."""
+        return self.submissions / submission_id
+
+    def job_log(self, submission_id: str, job_id: str) -> Path:
+        """Name the log of one job of it; job_id: as squeue writes it."""
+        return self.submission_folder(submission_id) / f"{job_id}.log"

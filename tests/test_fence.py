@@ -73,10 +73,10 @@ def test_a_supervisor_on_another_host_is_alive_while_its_heart_beats(paths):
 
 
 def test_two_claims_at_once_do_not_both_succeed(paths):
-    paths.attempt.with_suffix(".lock").touch()
+    paths.attempt_lock.write_text('{"host": "elsewhere", "pid": 1}')
     with pytest.raises(ValueError, match="claiming"):
         claim_attempt(paths)
-    paths.attempt.with_suffix(".lock").unlink()
+    paths.attempt_lock.unlink()
     assert claim_attempt(paths) == 1
     assert read_json(paths.attempt)["pid"] == os.getpid()
 
@@ -98,11 +98,10 @@ def test_a_later_start_of_the_same_slurm_job_takes_over_from_an_earlier_one(path
 
 
 def test_the_lock_of_a_supervisor_that_died_while_it_claimed_expires(paths):
-    lock = paths.attempt.with_suffix(".lock")
-    lock.touch()
-    os.utime(lock, (time.time() - 120, time.time() - 120))
+    paths.attempt_lock.write_text('{"host": "elsewhere", "pid": 1}')
+    os.utime(paths.attempt_lock, (time.time() - 120, time.time() - 120))
     assert claim_attempt(paths) == 1
-    assert not lock.exists()
+    assert not paths.attempt_lock.exists()
 
 
 def test_a_role_ends_itself_when_its_attempt_is_over(paths):

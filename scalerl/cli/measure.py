@@ -66,9 +66,10 @@ def add_fit(commands) -> None:
 def fit(arguments: argparse.Namespace) -> int | None:
     from scalerl.fits import fit_run
     from scalerl.fits.command import main as fit_all
+    from scalerl.paths import RunPaths
 
     rest = arguments.overrides
-    if len(rest) != 1 or not (Path(rest[0]) / "config.json").exists():
+    if len(rest) != 1 or not RunPaths(Path(rest[0])).config.exists():
         return fit_all(rest)
     print(fit_run(Path(rest[0])))
     return None

@@ -53,7 +53,7 @@ def add_role(commands) -> None:
 
 def role(arguments: argparse.Namespace) -> None:
     from scalerl.fence import end_if_stale, end_when_stale
-    from scalerl.launch.processes import die_with_parent
+    from scalerl.os_process import die_with_parent
     from scalerl.paths import RunPaths
 
     paths = RunPaths(arguments.dir)

@@ -10,8 +10,6 @@ from scalerl.files import publish_folder, read_json, temporary_name, write_json
 from scalerl.paths import RunPaths
 from scalerl.spool.weights import link_folder
 
-EVALUATION_FILE = "evaluation.json"
-
 
 def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> bool:
     """Make best/ the policy in `folder` if its `evaluation["pass_rate"]` beats the one there; returns whether
@@ -22,12 +20,12 @@ def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> b
     """
     for leftover in paths.root.glob(f".{paths.best.name}.*"):
         shutil.rmtree(leftover)
-    current = paths.best / EVALUATION_FILE
+    current = paths.best_evaluation
     if current.exists() and read_json(current)["pass_rate"] >= evaluation["pass_rate"]:
         return False
     temporary = temporary_name(paths.best)
     link_folder(folder, temporary)
-    write_json(temporary / EVALUATION_FILE, evaluation)
+    write_json(temporary / paths.best_evaluation.name, evaluation)
     replaced = temporary_name(paths.best)
     if paths.best.exists():
         os.rename(paths.best, replaced)

@@ -79,8 +79,8 @@ class Parts:
     def delete_answered(self) -> None:
         """Delete the parts, of however many evaluators, that no request waits for."""
         steps = {request.step for request in pending_evaluations(self.paths)}
-        for path in self.paths.evaluations.glob("[0-9]*.part-*.json"):
-            if int(path.name.partition(".")[0]) not in steps:
+        for path, step in self.paths.evaluation_parts().items():
+            if step not in steps:
                 path.unlink()
 
     def _read(self, request: EvaluationRequest, index: int) -> Part | None:

@@ -14,6 +14,7 @@ import pandas as pd
 from scalerl.curve.window import MIN_FIT_POINTS
 from scalerl.fits.points import RunPoints, Where, run_points
 from scalerl.metrics.rows import EvalRow, read_rows
+from scalerl.paths import RunPaths
 
 AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
 """Compute axes and the columns that hold them."""
@@ -59,7 +60,7 @@ def _read_folders(root: Path, axis: str, task: str | None) -> tuple[list[RunPoin
 
 def _run_folders(root: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root):
-        if "metrics.jsonl" in names:
+        if RunPaths(Path(folder)).metrics.name in names:
             subfolders.clear()  # The spool and the checkpoints of a run hold many files and no runs.
             yield Path(folder)
 
@@ -91,7 +92,7 @@ def read_folder(
     """
     name = folder.name if name is None else name
     figure, run, seed = split_name(name)
-    rows = _eval_rows(folder / "metrics.jsonl", axis, task)
+    rows = _eval_rows(RunPaths(folder).metrics, axis, task)
     if len(rows) <= MIN_FIT_POINTS:
         needed = f"a curve needs R0 and at least {MIN_FIT_POINTS} more: run longer"
         raise ValueError(f"{folder}: {len(rows)} evaluations; {needed}")

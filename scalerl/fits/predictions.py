@@ -5,19 +5,18 @@ ever changes.
 """
 
 import json
-import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scalerl import files
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits.records import RunRecord
+from scalerl.paths import RunPaths
 
-NAME = "prediction.json"
 KEPT = ("compute", "predicted", "lo90", "hi90")
 """What a file holds of each prediction."""
 NEAR = 0.1
@@ -49,13 +48,9 @@ class Scored:
 def prediction_files(folder: Path) -> list[Path]:
     """Return the predictions written of the run in `folder`, oldest first."""
     found: list[Path] = []
-    while (path := _file(folder, len(found) + 1)).exists():
+    while (path := RunPaths(folder).prediction(len(found) + 1)).exists():
         found.append(path)
     return found
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / (NAME if number == 1 else f"prediction-{number}.json")
 
 
 def write_prediction(folder: Path, record: RunRecord) -> Path | None:
@@ -87,25 +82,11 @@ def write_prediction(folder: Path, record: RunRecord) -> Path | None:
         new = [target for target in targets if target["compute"] not in predicted]
         if not new:
             return None
-        path = _file(folder, len(known) + 1)
+        path = RunPaths(folder).prediction(len(known) + 1)
         # Another process may have written this very file meanwhile: look again at what is predicted then.
-        if _write_new(path, content | {"predictions": new}):
+        text = json.dumps(content | {"predictions": new}, indent=1, allow_nan=False) + "\n"
+        if files.write_new(path, partial(Path.write_text, data=text)):
             return path
-
-
-def _write_new(path: Path, content: dict[str, Any]) -> bool:
-    """Write a file that is not there yet; False if another process was first."""
-    temporary = files.temporary_name(path)
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        files.fsync_file(temporary)
-        os.link(temporary, path)  # unlike a rename, never replaces what is there
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    files.fsync_folder(path.parent)
-    return True
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One process of a run: its command, its log, its process group and its device time."""
 
-import ctypes
 import os
 import random
 import signal
@@ -16,16 +15,6 @@ from typing import cast
 from scalerl.config import RunConfig
 from scalerl.metrics.ledger import ComputeLedger, Interval, Role
 from scalerl.paths import RunPaths
-
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when process `parent`, which started it, dies for whatever reason."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-
 
 PORTS = range(20_000, 30_000)
 """Below those that Linux gives to connections: the trainer listens seconds after the choice, and none must

@@ -95,9 +95,8 @@ class Supervisor:
         return EXIT_CODES.get(state, EXIT_FAILED)
 
     def _link_logs(self) -> None:
-        latest_logs = self.paths.logs / "latest"
-        latest_logs.unlink(missing_ok=True)
-        latest_logs.symlink_to(self.paths.log(self.attempt, "any").parent.name)
+        self.paths.latest_logs.unlink(missing_ok=True)
+        self.paths.latest_logs.symlink_to(self.paths.log(self.attempt, "any").parent.name)
 
     def _start_trainers(self) -> None:
         rendezvous = {"MASTER_ADDR": self.layout.trainer_address, "MASTER_PORT": str(free_port())}
@@ -235,7 +234,7 @@ class Supervisor:
         self._stop(self.layout.processes)
         try:
             self._collect()
-            for pinned in self.paths.weights.glob(".generator-*"):  # of a generator that was killed
+            for pinned in self.paths.pinned_by_generators():  # of a generator that was killed
                 shutil.rmtree(pinned)
             if self._allocation is not None:
                 self._allocation.end_s = time.time()

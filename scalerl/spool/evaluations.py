@@ -37,16 +37,16 @@ class EvaluationRequest:
 
 def request_evaluation(paths: RunPaths, request: EvaluationRequest) -> None:
     """Ask for the pass rate of a policy, unless this very policy has been evaluated already."""
-    result = paths.evaluations / f"{request.step:08d}.json"
+    result = paths.evaluation(request.step)
     if result.exists() and read_json(result)["name"] == request.name:
         return
-    write_json(paths.evaluations / f"{request.step:08d}.request.json", asdict(request))
+    write_json(paths.evaluation_request(request.step), asdict(request))
 
 
 def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
     """Return the requests not answered yet, oldest step first."""
     requests = []
-    for path in sorted(paths.evaluations.glob("[0-9]*.request.json")):
+    for path in paths.evaluation_requests():
         with suppress(FileNotFoundError):  # answered since it was listed
             requests.append(EvaluationRequest(**read_json(path)))
     return requests
@@ -55,7 +55,7 @@ def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
 def answer_evaluation(paths: RunPaths, request: EvaluationRequest, result: dict) -> None:
     """Store evaluations/<step>.json (`result` must hold the request's `name`) and close the request."""
     assert result["name"] == request.name
-    write_json(paths.evaluations / f"{request.step:08d}.json", result)
+    write_json(paths.evaluation(request.step), result)
     # A replay may have asked for other weights of the same step meanwhile: that request stays open.
     if request in pending_evaluations(paths):
-        (paths.evaluations / f"{request.step:08d}.request.json").unlink()
+        paths.evaluation_request(request.step).unlink()

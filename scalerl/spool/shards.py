@@ -13,7 +13,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from scalerl.files import fsync_file, fsync_folder, temporary_name, write_text
+from scalerl.files import write_new, write_text
 from scalerl.spool.schema import Group, Rollout, check_group, read_group, write_group
 
 BUCKET_GROUPS = 256
@@ -44,18 +44,8 @@ class Spool:
         check_group(rollouts, group)
         path = self.path(group)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(path)
-        try:
-            write_group(temporary, rollouts)
-            fsync_file(temporary)
-            # Unlike a rename, a link never replaces a shard: one rank may have read it, others are about to.
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
-        return True
+        # unlike a rename, a link never replaces a shard that ranks may be reading
+        return write_new(path, lambda temporary: write_group(temporary, rollouts))
 
     def present(self, start: int, stop: int) -> set[int]:
         """Return the groups in [start, stop) that have a shard; quarantine foreign files met on the way."""

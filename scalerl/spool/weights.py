@@ -103,7 +103,7 @@ def pinned_weights(paths: RunPaths, name: str, owner: str) -> Iterator[Path]:
     Raises:
         FileNotFoundError: it is gone already.
     """
-    root = paths.weights / f".{owner}"
+    root = paths.pinned(owner)
     shutil.rmtree(root, ignore_errors=True)  # left by an owner that was killed
     root.mkdir()
     try:

@@ -19,9 +19,9 @@ from typing import Literal, cast
 
 from scalerl.cluster.slurm import QueuedJob, SlurmError, accounted, available, queue
 from scalerl.fence import supervisor_alive
-from scalerl.paths import RunPaths
+from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import RunStatus, read_saved_config, read_status
-from scalerl.sweep.submissions import Submission, last_submissions, submissions_dir
+from scalerl.sweep.submissions import Submission, last_submissions
 
 State = Literal["planned", "pending", "running", "finished", "stopped", "failed"]
 
@@ -205,7 +205,7 @@ def _with_last_words(state: RunState, submission: Submission | None) -> RunState
     """Add the last line of the job's log: a run that never started has no other place to say why."""
     if submission is None:
         return state
-    log = submissions_dir(state.paths.root.parent) / submission.id / f"{state.job_id}.log"
+    log = SweepPaths(state.paths.root.parent).job_log(submission.id, str(state.job_id))
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), None)
     return replace(state, reason=f"{state.reason} ({last}; log: {log})") if last else state

@@ -21,12 +21,11 @@ from scalerl.cluster.site import JobShape, Options, SiteConfig
 from scalerl.cluster.slurm import SlurmError, call, settings
 from scalerl.config import RunConfig
 from scalerl.launch.processes import num_devices
+from scalerl.paths import SweepPaths
 from scalerl.sweep.submissions import (
     Submission,
     discard_submission,
     read_submissions,
-    record_path,
-    submissions_dir,
     write_submission,
 )
 
@@ -112,7 +111,7 @@ def _sbatch(sweep_dir: Path, submission: Submission, options: Options, parameter
     from submitit import SlurmExecutor
 
     num_runs = len(submission.runs)
-    folder = submissions_dir(sweep_dir).absolute() / submission.id
+    folder = SweepPaths(sweep_dir.absolute()).submission_folder(submission.id)
     folder.mkdir()
     executor = SlurmExecutor(folder)
     log = f"{str(folder).replace('%', '%%')}/{'%A_%a' if num_runs > 1 else '%j'}.log"
@@ -127,7 +126,7 @@ def _sbatch(sweep_dir: Path, submission: Submission, options: Options, parameter
     )
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
-    record = record_path(sweep_dir, submission).absolute()
+    record = SweepPaths(sweep_dir.absolute()).submission(submission.id)
     command = shlex.join(["exec", sys.executable, "-u", "-m", "scalerl.sweep.job", str(record)])
     return executor._submit_command(command).job_id
 

@@ -28,13 +28,14 @@ from marshal import dumps
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from scalerl.os_process import die_with_parent
 from scalerl.verify.seccomp import build_filter
 
 Status = Literal["done", "timeout", "memory", "crashed"]
 
 WALL_PER_CPU = 4.0
-"""A program is allowed so much wall time per CPU time, as in server.py: a busy machine must not fail a right
-program."""
+"""Wall time per CPU time that a program, or a worker that grades an answer, is allowed: a busy machine must
+not fail a right one."""
 START_S = 10.0
 """Wall time on top, to start Python on a busy machine."""
 OUTPUT_BYTES = 16 << 20
@@ -50,7 +51,7 @@ WEAK = (
     "this user can, outside of their scratch folder. Still there: limits of time, memory and output, an empty environment, no "
     "further processes, no signals, no network."
 )
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,9 +255,7 @@ def _confine(filter_: bytes, parent_pid: int) -> Callable[[], None]:
     program = FilterProgram(len(filter_) // 8, ctypes.addressof(text))
 
     def confine() -> None:
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent_pid:
-            os._exit(1)
+        die_with_parent(parent_pid)
         library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if library.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
             raise OSError(ctypes.get_errno(), "the system call filter was refused")

@@ -5,7 +5,6 @@ compute: they are forked from here, where the library is loaded and warm already
 milliseconds.
 """
 
-import ctypes
 import gc
 import json
 import logging
@@ -19,19 +18,17 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
+from scalerl.os_process import die_with_parent
 from scalerl.verify.answers import Answer, Verdict
 from scalerl.verify.code import Program, grade_code
 from scalerl.verify.math import equal_by_algebra
-from scalerl.verify.sandbox import Limits, Sandbox
+from scalerl.verify.sandbox import WALL_PER_CPU, Limits, Sandbox
 
 MEMORY_BYTES = 2 << 30
 """Address space of a worker."""
 ANSWERS_PER_WORKER = 1000
 """A worker is then replaced, before SymPy's caches matter."""
-WALL_PER_CPU = 4.0
-"""A worker is allowed so much wall time per CPU time: the backstop for what waits instead of computing."""
 CALLER_CHECK_S = 1.0
-PR_SET_PDEATHSIG = 1
 
 Task = tuple[int, Answer | Program, str]
 """Number of the task, the answer or program, the reference."""
@@ -84,9 +81,7 @@ def work(connection: Connection, server_pid: int, timeout_s: float, sandbox: San
     An answer is limited in CPU time, by the kernel: a busy machine must not turn right answers into wrong
     ones.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server_pid:
-        return
+    die_with_parent(server_pid)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:

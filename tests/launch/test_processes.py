@@ -82,7 +82,7 @@ def test_exit_code_last_error_and_device_time(start_role):
     hours = process.ledger.gpu_hours()
     time.sleep(0.05)
     assert process.ledger.gpu_hours() == hours  # its clock stands still
-    assert 0 < hours["generator"] * 3600 / 2 < 20
+    assert 0 < hours.generator * 3600 / 2 < 20
 
 
 def test_role_sees_its_gpus_and_no_network(start_role):
@@ -95,7 +95,7 @@ def test_role_sees_its_gpus_and_no_network(start_role):
 def test_a_role_dies_with_its_parent(tmp_path):
     child = f"""
 import os, sys, time
-from scalerl.launch.processes import die_with_parent
+from scalerl.os_process import die_with_parent
 die_with_parent(int(sys.argv[1]))
 open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
 time.sleep(300)

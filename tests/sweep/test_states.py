@@ -11,11 +11,11 @@ import pytest
 
 from scalerl.cluster.slurm import QueuedJob
 from scalerl.files import read_json, write_json
-from scalerl.paths import RunPaths
+from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import save_config
 from scalerl.settings import build_config
 from scalerl.sweep.states import run_state, sweep_states
-from scalerl.sweep.submissions import Submission, submissions_dir, write_submission
+from scalerl.sweep.submissions import Submission, write_submission
 
 LIMITS = {"max_steps": 10, "max_gpu_hours": None}
 
@@ -145,7 +145,7 @@ def test_a_finished_run_whose_budget_was_raised_can_go_on(run, values, budget, s
 def submitted(
     sweep_dir, *runs: str, number: int = 0, job_id: str | None = "7", age_s: float = 100.0
 ) -> Submission:
-    submissions_dir(sweep_dir).mkdir(exist_ok=True)
+    SweepPaths(sweep_dir).submissions.mkdir(exist_ok=True)
     record = Submission(
         id=f"{number:04d}-x",
         job_name=f"unique{number}",

@@ -17,9 +17,10 @@ from scalerl.cluster.doctor import probe_command
 from scalerl.cluster.site import JobShape, SlurmSite, load_site
 from scalerl.cluster.slurm_checks import check_submission
 from scalerl.files import read_json, write_json
+from scalerl.paths import SweepPaths
 from scalerl.sweep.job import find_run
 from scalerl.sweep.states import sweep_states
-from scalerl.sweep.submissions import read_submissions, submissions_dir
+from scalerl.sweep.submissions import read_submissions
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 ENVIRONMENT = {"PYTHONPATH": str(SWEEPS.parent)}
@@ -118,7 +119,7 @@ def test_retry_submits_only_what_failed_or_stopped_and_left_the_queue(sweep, fak
     assert sweep("--retry") == 0
     assert read_submissions(folder)[1].runs == [NAMES[2], NAMES[6]]
     with pytest.raises(ValueError, match="was submitted again since, as job 2"):
-        find_run(submissions_dir(folder) / f"{read_submissions(folder)[0].id}.json", 1)
+        find_run(SweepPaths(folder).submission(read_submissions(folder)[0].id), 1)
     assert sweep("--retry") == 0
     assert len(fake_slurm.scripts()) == 2
 
@@ -191,7 +192,7 @@ def test_a_launcher_that_died_before_sbatch_leaves_everything_to_the_next(
     assert record.id != dead.id
     assert len(fake_slurm.scripts()) == 1
     with pytest.raises(ValueError, match="is gone"):  # should that sbatch have gone through all the same
-        find_run(submissions_dir(tmp_path / "sweep") / f"{dead.id}.json", 0)
+        find_run(SweepPaths(tmp_path / "sweep").submission(dead.id), 0)
 
 
 def test_two_launches_at_once_submit_every_run_once(sweep, fake_slurm, launch_inputs, tmp_path):
@@ -364,7 +365,7 @@ def test_a_job_that_vanished_says_why(sweep, fake_slurm, tmp_path):
     sweep()
     fake_slurm.change("1_0", state="OUT_OF_MEMORY")
     (record,) = read_submissions(tmp_path / "sweep")
-    (submissions_dir(tmp_path / "sweep") / record.id / "1_0.log").write_text(
+    (SweepPaths(tmp_path / "sweep").job_log(record.id, "1_0")).write_text(
         "run folder: x\nValueError: no such thing\n"
     )
     (first, *_) = sweep_states(tmp_path / "sweep")
