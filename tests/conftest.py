@@ -16,6 +16,7 @@ from scalerl.config import RunConfig
 from scalerl.data.problem import Problem, write_problems
 from scalerl.fence import claim_attempt
 from scalerl.files import write_json
+from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
 from scalerl.spool.admission import PolicyManifest, publish_manifest
@@ -119,33 +120,53 @@ def write_policy() -> Callable[..., None]:
     return write
 
 
-@pytest.fixture(scope="session")
-def open_engine() -> Callable:
-    """open_engine(folder, policy_version=0, **options): a real SamplingEngine, in this process, as a context
-    manager.
+class Engines:
+    """Opens real SamplingEngines in this process, one at a time: vLLM has one set of process groups.
 
-    The first takes about ten seconds, every later one two. Only one may be open at a time.
+    The first takes about ten seconds and every later one two, but for one that equals the last in options and
+    shape of the model: the last is used again then, with the policy of the new one.
     """
-    from scalerl.inference.engine import EngineOptions, SamplingEngine
 
-    defaults = {
-        "dtype": "float32",
-        "fp32_head": True,
-        "max_tokens": 256,
-        "max_num_seqs": 64,
-        "kv_cache_gb": 0.1,
-    }
-    defaults |= {"temperature": 1.0, "seed": 1}
+    def __init__(self) -> None:
+        self._idle: tuple[tuple[EngineOptions, str], SamplingEngine] | None = None
 
     @contextmanager
-    def open_one(folder: Path, policy_version: int = 0, **options) -> Iterator[SamplingEngine]:
-        engine = SamplingEngine(folder, policy_version, EngineOptions(**(defaults | options)))
+    def __call__(self, folder: Path, policy_version: int = 0, **options) -> Iterator[SamplingEngine]:
+        import torch
+
+        usual = {"dtype": "float32", "fp32_head": True, "max_tokens": 256, "max_num_seqs": 64}
+        usual |= {"kv_cache_gb": 0.1, "temperature": 1.0, "seed": 1}
+        chosen = EngineOptions(**(usual | options))
+        kind = (chosen, (folder / "config.json").read_text())
+        if self._idle is not None and self._idle[0] == kind:
+            engine = self._idle[1]
+            engine.reload(folder, policy_version)
+        else:
+            self.close()
+            engine = SamplingEngine(folder, policy_version, chosen)
+        self._idle = None
+        torch.manual_seed(chosen.seed)  # vLLM draws from torch's generator on a CPU: begin anew
         try:
             yield engine
         finally:
-            engine.shutdown()
+            if engine.num_running:
+                engine.shutdown()
+            else:
+                self._idle = (kind, engine)
 
-    return open_one
+    def close(self) -> None:
+        """Shut down the engine that nobody uses, so that another may be started by other means."""
+        if self._idle is not None:
+            self._idle[1].shutdown()
+            self._idle = None
+
+
+@pytest.fixture(scope="session")
+def open_engine() -> Iterator[Engines]:
+    """open_engine(folder, policy_version=0, **options): a real SamplingEngine as a context manager."""
+    engines = Engines()
+    yield engines
+    engines.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,14 @@
 """The evaluator on a real engine: requests, results, rows, and what a crash leaves behind."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 
-import pandas as pd
 import pytest
 
-from scalerl.evaluator import evaluate_model, finish, loop
-from scalerl.evaluator.loop import Evaluator
+from scalerl.evaluator import finish, loop
+from scalerl.evaluator.loop import Evaluator, run_evaluator
 from scalerl.evaluator.parts import Parts
 from scalerl.files import read_json
 from scalerl.spool.evaluations import pending_evaluations
@@ -32,7 +29,7 @@ def engine_folder(tmp_path_factory, write_policy):
 
 @pytest.fixture(scope="module")
 def engine(open_engine, engine_folder):
-    with open_engine(engine_folder, max_tokens=64, max_num_seqs=16) as engine:
+    with open_engine(engine_folder) as engine:
         yield engine
 
 
@@ -136,53 +133,36 @@ def test_asked_to_stop_it_leaves_the_request_open(make_run, make_evaluator, monk
     assert not list(trainer.paths.inbox.iterdir())
 
 
-@pytest.mark.engine
-def test_as_a_process(make_run):
+def test_from_the_first_request_to_sigterm(make_run, engine, monkeypatch):
+    """A whole evaluator here, with the engine that is open; the end-to-end tests run it as a process."""
     trainer = make_run(**SETTINGS)
     trainer.publish(0, range(0, 4))
-    trainer.request(0)
-    start = "from pathlib import Path; import sys; from scalerl.evaluator import run_evaluator; "
-    start += "run_evaluator(Path(sys.argv[1]), index=0, attempt=1)"
-    log = (trainer.paths.logs / "evaluator.log").open("w")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", start, str(trainer.paths.root)], env=environment, stdout=log, stderr=log
-    )
-    try:
-        for request in (None, trainer.request(5)):
+    trainer.publish_weights(5)
+    closed = []
+
+    def serve(folder, policy_version, options):
+        engine.reload(folder, policy_version)
+        return engine
+
+    def ask_twice_and_end():
+        for step in (0, 5):
+            trainer.request(step)
             end_s = time.monotonic() + 120
             while pending_evaluations(trainer.paths):
-                assert process.poll() is None, (trainer.paths.logs / "evaluator.log").read_text()
                 assert time.monotonic() < end_s
                 time.sleep(0.05)
-            assert request is None or (trainer.paths.evaluations / "00000005.json").exists()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "SamplingEngine", serve)
+    monkeypatch.setattr(engine, "shutdown", lambda: closed.append(engine))
+    asking = threading.Thread(target=ask_twice_and_end, daemon=True)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        asking.start()
+        run_evaluator(trainer.paths.root, index=0, attempt=1)
     finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize("suffix", [".parquet", ".json"])
-def test_evaluate_a_model_outside_a_run(make_run, tmp_path, suffix):
-    trainer = make_run()
-    output = tmp_path / f"answers{suffix}"
-    summary = evaluate_model(
-        tmp_path / "base", trainer.paths.root / "train.parquet", output, trainer.config, 3
-    )
-    rows = pd.read_parquet(output) if suffix == ".parquet" else pd.DataFrame(json.loads(output.read_text()))
-    assert list(rows["prompt_id"]) == [problem.prompt_id for problem in trainer.problems]
-    assert all(
-        len(row) == 3 for name in ("responses", "correct", "verdicts", "num_tokens") for row in rows[name]
-    )
-    assert rows["pass_rate"].mean() == pytest.approx(summary["pass_rate"])
-    assert (summary["num_prompts"], summary["samples_per_prompt"]) == (7, 3)
-
-
-def test_an_output_of_unknown_format_is_refused_before_anything_starts(make_run, tmp_path):
-    trainer = make_run()
-    with pytest.raises(ValueError, match=r"must end with one of \.parquet, \.json"):
-        evaluate_model(
-            tmp_path / "base", trainer.paths.root / "train.parquet", tmp_path / "a.csv", trainer.config, 3
-        )
+        signal.signal(signal.SIGTERM, handler)
+    asking.join()
+    assert closed == [engine]
+    results = [read_json(trainer.paths.evaluations / f"{step:08d}.json") for step in (0, 5)]
+    assert [result["policy_version"] for result in results] == [0, 5]

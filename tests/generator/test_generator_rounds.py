@@ -15,9 +15,7 @@ def make_generator(open_engine):
     open_generators = []
 
     def make(trainer, manifest, index=0):
-        context = open_engine(
-            trainer.paths.weights / manifest.name, manifest.policy_version, max_tokens=64, max_num_seqs=16
-        )
+        context = open_engine(trainer.paths.weights / manifest.name, manifest.policy_version)
         problems = {problem.prompt_id: problem for problem in trainer.problems}
         generator = Generator(
             trainer.config, trainer.paths, index, 1, problems, context.__enter__(), manifest, seed=0
@@ -27,6 +25,7 @@ def make_generator(open_engine):
 
     yield make
     for generator, context in open_generators:
+        generator._sampler.abort()
         generator.close()
         context.__exit__(None, None, None)
 

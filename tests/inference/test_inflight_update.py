@@ -32,48 +32,6 @@ def sample(engine, folders, updates, copies=8, length=ONE_PHASE):
     return finished
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied", "moe"])
-def test_logprobs_and_versions_across_updates(open_engine, policies, kind):
-    folders = policies[kind]
-    models = {version: load_model(folder) for version, folder in enumerate(folders)}
-    with open_engine(folders[0]) as engine:
-        before = sample(engine, folders, updates={})
-        across = sample(engine, folders, updates=UPDATES)
-    assert all(set(completion.policy_versions) == {0} for completion in before)
-    assert max(errors(replay(models, completion), completion).max() for completion in before) < 1e-4
-
-    # all requests run from the first step on and get one token a step: token t comes from step t
-    expected = [0] * 20 + [1] * 13 + [0] * 14 + [1] * 93
-    for completion in across:
-        assert completion.policy_versions == expected[: len(completion.token_ids)]
-    crossed = [completion for completion in across if len(completion.token_ids) > 47]
-    assert len(crossed) >= 4, "the test needs completions that lived through all three updates"
-    assert max(errors(replay(models, completion), completion).max() for completion in across) < 1e-4
-
-    # what the check above would miss if all of this made no difference: one policy throughout, and spans off
-    # by one token
-    stale = [
-        errors(replay(dict.fromkeys(models, models[0]), completion), completion).max()
-        for completion in crossed
-    ]
-    assert min(stale) > 0.1
-    for completion in crossed:
-        completion.policy_versions[1:] = completion.policy_versions[:-1]
-    assert min(errors(replay(models, completion), completion).max() for completion in crossed) > 0.01
-
-
-def test_temperature_is_part_of_the_logprobs(open_engine, policies):
-    folders = policies["tied"]
-    model = {0: load_model(folders[0])}
-    with open_engine(folders[0], temperature=0.7) as engine:
-        finished = sample(engine, folders, updates={}, copies=4)
-    assert (
-        max(errors(replay(model, completion, temperature=0.7), completion).max() for completion in finished)
-        < 1e-4
-    )
-    assert max(errors(replay(model, completion), completion).max() for completion in finished) > 0.1
-
-
 def test_fp32_head_on_a_bf16_body(open_engine, policies, tmp_path):
     # without attention and MLP the body is exact: embedding and norm, so that only the head's precision is
     # left to differ
@@ -113,6 +71,38 @@ class Fp32Head(torch.nn.Module):
         )
         output.logits = logits
         return output
+
+
+@pytest.mark.parametrize(("kind", "temperature"), [("untied", 0.7), ("moe", 1.0), ("tied", 1.0)])
+def test_logprobs_and_versions_across_updates(open_engine, policies, kind, temperature):
+    folders = policies[kind]
+    models = {version: load_model(folder) for version, folder in enumerate(folders)}
+
+    def error(completion, models=models, temperature=temperature):
+        return errors(replay(models, completion, temperature), completion).max()
+
+    with open_engine(folders[0], temperature=temperature) as engine:
+        before = sample(engine, folders, updates={})
+        across = sample(engine, folders, updates=UPDATES)
+    assert all(set(completion.policy_versions) == {0} for completion in before)
+    assert max(error(completion) for completion in before) < 1e-4
+
+    # all requests run from the first step on and get one token a step: token t comes from step t
+    expected = [0] * 20 + [1] * 13 + [0] * 14 + [1] * 93
+    for completion in across:
+        assert completion.policy_versions == expected[: len(completion.token_ids)]
+    crossed = [completion for completion in across if len(completion.token_ids) > 47]
+    assert len(crossed) >= 4, "the test needs completions that lived through all three updates"
+    assert max(error(completion) for completion in across) < 1e-4
+
+    # what the checks above would miss if all of this made no difference: another temperature, one policy
+    # throughout, and spans off by one token
+    assert max(error(completion, temperature=1.7 - temperature) for completion in before) > 0.1
+    one_policy = dict.fromkeys(models, models[0])
+    assert min(error(completion, models=one_policy) for completion in crossed) > 0.1
+    for completion in crossed:
+        completion.policy_versions[1:] = completion.policy_versions[:-1]
+    assert min(error(completion) for completion in crossed) > 0.01
 
 
 def test_new_requests_do_not_reuse_the_prefix_of_an_old_policy(policies, tied_engine):

@@ -12,6 +12,7 @@ import torch
 from torch import distributed as dist
 from zero3_cases import CASES, LEARNING_RATES, ROTARY_MODELS, make_config, make_groups, model_name
 
+from scalerl.config import RunConfig
 from scalerl.fence import claim_attempt
 from scalerl.paths import RunPaths
 from scalerl.trainer.checkpoint import SavedState, save_checkpoint
@@ -54,45 +55,46 @@ class Worker:
         self.results[f"{name}-active"] = engine.num_active_parameters
         self.export(engine, name)
 
-    def buffers(self) -> None:
-        """The floating buffers of bf16 models, as the engine trains with them."""
-        config = make_config("many_micro_batches", self.world_size, **{"model.dtype": "bfloat16"})
-        for name in ROTARY_MODELS:
-            engine = self.engine(config, self.folder / name)
-            buffers = {
-                key: buffer.cpu()
-                for key, buffer in engine.model.named_buffers()
-                if buffer.is_floating_point()
-            }
-            self.results[f"buffers-{name}"] = buffers
-
-    def poisoned(self) -> None:
-        """A step with a NaN on one rank, then a clean one."""
-        config = make_config("many_micro_batches", self.world_size)
-        engine = self.engine(config, self.folder / "tied")
-        statistics = self.train(engine, config, 0, poison=True)
-        self.results["poisoned"] = {
-            "applied": statistics.applied,
-            "finite": bool(np.isfinite(statistics.loss)),
+    def note_buffers(self, name: str, engine: TrainingEngine) -> None:
+        """The floating buffers of a bf16 model, as the engine trains with them."""
+        buffers = engine.model.named_buffers()
+        self.results[f"buffers-{name}"] = {
+            key: buffer.cpu() for key, buffer in buffers if buffer.is_floating_point()
         }
-        self.results["poisoned"]["adam_step"] = engine.adam_step
-        self.export(engine, "poisoned")
-        self.results["after_poison"] = asdict(self.train(engine, config, 0))
 
-    def resume(self, dtype: str) -> None:
-        """Four steps straight, with a checkpoint after two; then the last two again from the checkpoint."""
-        config = make_config("many_micro_batches", self.world_size, **{"model.dtype": dtype})
+    def many_micro_batches(self, dtype: str) -> RunConfig:
+        return make_config("many_micro_batches", self.world_size, **{"model.dtype": dtype})
+
+    def straight(self, dtype: str) -> None:
+        """A step with a NaN on one rank, then four clean ones with a checkpoint after two; the last two again
+        from the checkpoint. The first three in float32 are the case of many micro-batches."""
+        config = self.many_micro_batches(dtype)
         paths = RunPaths(self.folder / f"run-{dtype}-{self.world_size}")
         if self.rank == 0:
             paths.create()
             claim_attempt(paths)
         engine = self.engine(config, self.folder / "tied")
-        for step in range(4):
-            if step == 2:
-                self.save(paths, config, engine)
-            self.train(engine, config, step)
+        if dtype == "bfloat16":
+            self.note_buffers("tied", engine)
+        self.poison(engine, config, dtype)
+        steps = [asdict(self.train(engine, config, step)) for step in range(2)]
+        self.save(paths, config, engine)
+        steps.append(asdict(self.train(engine, config, 2)))
+        name = "many_micro_batches" if dtype == "float32" else "three-steps"
+        self.results[name] = steps
+        self.export(engine, name)
+        self.train(engine, config, 3)
         self.export(engine, f"straight-{dtype}")
         self.resumed(paths, config, f"resumed-{dtype}")
+
+    def poison(self, engine, config, dtype) -> None:
+        statistics = self.train(engine, config, 0, poison=True)
+        self.results[f"poisoned-{dtype}"] = {
+            "applied": statistics.applied,
+            "finite": bool(np.isfinite(statistics.loss)),
+            "adam_step": engine.adam_step,
+        }
+        self.export(engine, f"poisoned-{dtype}")
 
     def save(self, paths, config, engine) -> None:
         def write_model(folder) -> None:
@@ -117,13 +119,14 @@ class Worker:
 
     def run(self) -> None:
         for name in CASES:
-            self.case(name)
-        self.buffers()
-        self.poisoned()
-        self.resume("float32")
-        self.resume("bfloat16")
+            if name != "many_micro_batches":
+                self.case(name)
+        self.straight("float32")
+        self.straight("bfloat16")
+        for name in ROTARY_MODELS[1:]:
+            self.note_buffers(name, self.engine(self.many_micro_batches("bfloat16"), self.folder / name))
         if self.world_size == 1:
-            config = make_config("many_micro_batches", 1)
+            config = self.many_micro_batches("float32")
             self.resumed(RunPaths(self.folder / "run-float32-2"), config, "fewer-ranks")
         if self.rank == 0:
             torch.save(self.results, self.folder / f"results-{self.world_size}.pt")
