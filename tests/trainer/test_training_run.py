@@ -4,6 +4,7 @@ fences, divergence."""
 import json
 import math
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,8 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(inputs, tmp_path_factory) -> dict[str, Run]:
-    """straight: four steps, with refused shards on the way. resumed: the same in two processes, two steps
-    each.
+    """straight: four steps, with refused shards on the way. resumed: the same in two processes, the first of
+    which gets SIGTERM while it waits for the rollouts of the third step.
 
     late: no generator ever. diverged: a model with a NaN. stale: attempt 2 takes over while the trainer waits
     for rollouts.
@@ -144,11 +145,11 @@ def runs(inputs, tmp_path_factory) -> dict[str, Run]:
     runs = {name: Run.create(inputs, root / name) for name in ("straight", "resumed", "late", "stale")}
     runs["diverged"] = Run.create(inputs, root / "diverged", model="broken")
     runs["late"].configure(**{"launch.wait_for_rollouts_s": 0.5})
-    runs["resumed"].configure(**{"budget.max_steps": 2})
+    runs["resumed"].configure(**{"checkpoint.every_steps": 100})
     spoil = dict(enumerate(["torn", *SPOILERS]))
     generators = [FakeGenerator(runs["straight"].paths, COMPLETIONS, spoil)]
-    generators += [FakeGenerator(runs[name].paths, COMPLETIONS) for name in ("resumed", "diverged")]
-    generators += [TakesOver(runs["stale"].paths, COMPLETIONS)]
+    generators += [FakeGenerator(runs["diverged"].paths, COMPLETIONS)]
+    generators += [TakesOver(runs["stale"].paths, COMPLETIONS), TwoSteps(runs["resumed"].paths, COMPLETIONS)]
     for generator in generators:
         generator.start()
 
@@ -156,14 +157,36 @@ def runs(inputs, tmp_path_factory) -> dict[str, Run]:
     worker = start_ranks(
         [__file__.replace("test_training_run.py", "run_worker.py"), *in_turn], 1, root / "log"
     )
-    resumed = ["-c", TRAINER, str(runs["resumed"].paths.root), "{rank}"]
-    assert wait(start_ranks(resumed, 1, root / "resumed-log")) == [0], output(root / "resumed-log")
-    runs["resumed"].configure()
-    assert wait(start_ranks(resumed, 1, root / "resumed-log")) == [0], output(root / "resumed-log")
+    resumed, log = ["-c", TRAINER, str(runs["resumed"].paths.root), "{rank}"], root / "resumed-log"
+    terminate(start_ranks(resumed, 1, log), runs["resumed"], log)
+    generators[-1].num_steps = STEPS
+    assert wait(start_ranks(resumed, 1, log)) == [0], output(log)
     assert wait(worker) == [0], output(root / "log")
     for generator in generators:
         generator.stop()
     return runs
+
+
+def terminate(processes: list[subprocess.Popen], run: Run, log: Path) -> None:
+    """Send SIGTERM after two steps, as Slurm does to every task of a job that it preempts with grace."""
+    end_s = time.monotonic() + 120
+    while len(run.rows()) < 2:
+        assert time.monotonic() < end_s and processes[0].poll() is None, output(log)
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGTERM)
+    assert wait(processes) == [143], output(log)
+    assert [path.name for path in run.paths.checkpoints.iterdir()] == ["00000002"]
+    assert not run.paths.end.exists(), "it claims no end"
+
+
+class TwoSteps(FakeGenerator):
+    """The groups of the first two steps, until `num_steps` says that there may be more."""
+
+    num_steps = 2
+
+    def _publish(self, rollouts) -> None:
+        if rollouts[0].group < self.num_steps * PROMPTS:
+            super()._publish(rollouts)
 
 
 class TakesOver(FakeGenerator):
@@ -249,10 +272,11 @@ def test_evaluations_are_requested_before_the_first_step_then_every_two(runs):
     assert sorted(int(name[:8]) for name in weights) == [0, 2, 3, 4]  # version 1 is needed by nobody
 
 
-def test_a_resumed_run_has_the_same_weights(runs):
+def test_a_run_resumed_after_sigterm_has_the_same_weights(runs):
     straight, resumed = runs["straight"], runs["resumed"]
     assert read_manifest(resumed.paths).sha256 == read_manifest(straight.paths).sha256
     assert read_manifest(resumed.paths).admitted == read_manifest(straight.paths).admitted
+    assert read_json(resumed.paths.end)["step"] == STEPS
     assert "continuing from the checkpoint of step 2" in output(resumed.paths.root.parent / "resumed-log")
     assert straight.error == ""
     for one, other in zip(straight.rows(), resumed.rows(), strict=True):
@@ -301,22 +325,3 @@ def test_three_steps_that_are_not_finite_end_the_trainer(runs):
     assert [row["step_applied"] for row in rows] == [False] * 3
     assert [(row["loss"], row["entropy"]) for row in rows] == [(None, None)] * 3
     assert "FloatingPointError: loss or gradient was not finite in 3 steps in a row" in runs["diverged"].error
-
-
-def test_sigterm_makes_the_trainer_checkpoint_and_claim_no_end(inputs, tmp_path):
-    """What Slurm sends to every task of a job that it preempts with grace."""
-    run = Run.create(inputs, tmp_path / "run")
-    run.configure(**{"checkpoint.every_steps": 100, "budget.max_steps": 100_000})
-    generator = FakeGenerator(run.paths, COMPLETIONS)
-    generator.start()
-    processes = start_ranks(["-c", TRAINER, str(run.paths.root), "{rank}"], 1, tmp_path / "log")
-    end_s = time.monotonic() + 120
-    while len(run.rows()) < 3:
-        assert time.monotonic() < end_s and processes[0].poll() is None, output(tmp_path / "log")
-        time.sleep(0.05)
-    processes[0].send_signal(signal.SIGTERM)
-    assert wait(processes) == [143], output(tmp_path / "log")
-    generator.stop()
-    newest = max(int(path.name) for path in run.paths.checkpoints.glob("[0-9]*"))
-    assert newest == run.rows()[-1]["step"] >= 3
-    assert not run.paths.end.exists()
