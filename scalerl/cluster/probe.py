@@ -103,7 +103,7 @@ def _replace_and_read(folder: Path, rank: int) -> list[str]:
 
 
 def _take(name: Path) -> bool:
-    """Take a name by a hard link, as a shard of the spool does; say whether this task is the one to get it."""
+    """Take a name by a hard link, as a shard of the spool does; say whether this task got it."""
     temporary = temporary_name(name)
     temporary.touch()
     try:

@@ -11,7 +11,7 @@ from datetime import datetime
 SEPARATOR = "|"
 HET_PREFIX = "SLURM_JOB_ID_HET_GROUP_"
 PREEMPTING, TIMEOUT = "PREEMPTING", "TIMEOUT"
-"""Of `ending`: a word of ours for the grace time, and Slurm's for a job at its time limit."""
+"""What `ending` returns in the grace time of a preemption (our word), and at the time limit (Slurm's)."""
 
 
 class SlurmError(OSError):
@@ -19,7 +19,7 @@ class SlurmError(OSError):
 
 
 def call(*command: str, deadline_s: float = 60) -> str:
-    """The output of a Slurm command.
+    """Return the output of a Slurm command.
 
     Raises:
         SlurmError: there is no such command, it failed, or it did not answer within `deadline_s`.
@@ -37,16 +37,15 @@ def call(*command: str, deadline_s: float = 60) -> str:
     except FileNotFoundError:
         raise SlurmError(f"there is no `{command[0]}` here: this machine is no Slurm client") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(
-            f"`{' '.join(command)}` did not answer within {deadline_s:.0f} s; is slurmctld up?"
-        ) from None
+        what = f"`{' '.join(command)}` did not answer within {deadline_s:.0f} s"
+        raise SlurmError(f"{what}; is slurmctld up?") from None
     if done.returncode:
         raise SlurmError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
     return done.stdout
 
 
 def available() -> bool:
-    """Whether Slurm's commands are installed here."""
+    """Say whether Slurm's commands are installed here."""
     return shutil.which("squeue") is not None
 
 
@@ -55,24 +54,23 @@ class QueuedJob:
     """A job, or one task of an array, that Slurm has not forgotten yet."""
 
     job_id: str
-    """As `<array job>_<index>` for a task of an array."""
+    """Id of the job; `<array job>_<index>` for a task of an array."""
     name: str
     state: str
     """PENDING, RUNNING, COMPLETING, REQUEUED, ...; lately ended jobs are not listed."""
     reason: str
+    """Why it waits, in Slurm's word."""
 
 
 def queue() -> dict[str, QueuedJob]:
-    """The user's jobs by job_id; one entry a task of an array.
+    """Return the user's jobs by job_id, with one entry for each task of an array.
 
     Raises:
         SlurmError: squeue failed.
     """
-    listing = call(
-        "squeue", "--me", "--noheader", "--array", f"--format=%i{SEPARATOR}%T{SEPARATOR}%r{SEPARATOR}%j"
-    )
+    fields = SEPARATOR.join(("%i", "%T", "%r", "%j"))  # the name last: it may hold the separator
     jobs = {}
-    for line in listing.splitlines():
+    for line in call("squeue", "--me", "--noheader", "--array", f"--format={fields}").splitlines():
         job_id, state, reason, name = line.split(SEPARATOR, 3)
         jobs[job_id] = QueuedJob(job_id=job_id, name=name, state=state, reason=reason)
     return jobs
@@ -91,11 +89,12 @@ class AccountedJob:
 
     @property
     def gpu_hours(self) -> float:
+        """Return the GPU-hours of this start."""
         return self.gpus * self.elapsed_s / 3600
 
 
 def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
-    """Every start of these jobs, oldest first.
+    """Return every start of these jobs, oldest first.
 
     Raises:
         SlurmError: sacct failed, as it does where there is no accounting.
@@ -104,12 +103,9 @@ def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
     if not wanted:
         return []
     command = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"]
-    command += [
-        "--format=JobID,JobIDRaw,State,Start,ElapsedRaw,AllocTRES",
-        f"--jobs={','.join(sorted(wanted))}",
-    ]
+    command += ["--format=JobID,JobIDRaw,State,Start,ElapsedRaw,AllocTRES"]
     jobs = []
-    for line in call(*command).splitlines():
+    for line in call(*command, f"--jobs={','.join(sorted(wanted))}").splitlines():
         job_id, raw_id, state, start, elapsed, tres = line.split(SEPARATOR, 5)
         # one task of an array has the array's own id as its raw id, and sacct answers that id with all tasks
         if not wanted & {job_id, raw_id, job_id.partition("+")[0]}:
@@ -128,8 +124,7 @@ def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
 
 
 def parse_time(text: str) -> float | None:
-    """Slurm's time, in unix seconds or as 2026-11-21T10:00:00, as unix time; None for Unknown, None and
-    N/A."""
+    """Return a time that Slurm wrote, as a number or as 2026-11-21T10:00:00, as unix time; None for Unknown."""
     if text.isdigit():
         return float(text)
     try:
@@ -139,7 +134,7 @@ def parse_time(text: str) -> float | None:
 
 
 def describe(*what: str) -> dict[str, str]:
-    """The fields of `scontrol show <what>` for one entity, such as describe("job", "12").
+    """Return the fields of `scontrol show <what>` for one entity, such as describe("job", "12").
 
     Raises:
         SlurmError: scontrol failed, or knows no such thing.
@@ -148,7 +143,7 @@ def describe(*what: str) -> dict[str, str]:
 
 
 def describe_all(kind: str) -> list[dict[str, str]]:
-    """The fields of every entity of a kind, such as describe_all("partition").
+    """Return the fields of every entity of a kind, such as describe_all("partition").
 
     Raises:
         SlurmError: scontrol failed.
@@ -159,7 +154,7 @@ def describe_all(kind: str) -> list[dict[str, str]]:
 
 
 def settings() -> dict[str, str]:
-    """The cluster's configuration, such as {"MaxArraySize": "1001", ...}."""
+    """Return the cluster's configuration, such as {"MaxArraySize": "1001", ...}."""
     lines = call("scontrol", "show", "config").splitlines()
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     return {name.strip(): value.strip() for name, value in pairs}
@@ -190,21 +185,21 @@ class Allocation:
     """The job this process runs in."""
 
     job_id: str
-    """As squeue writes it."""
+    """Id of the job as squeue writes it."""
     start_s: float
+    """Unix time of its start."""
     end_s: float | None
-    """Unix time of the time limit; None without one."""
+    """Unix time of its time limit; None without one."""
     restarts: int
     """How often Slurm has started the job again."""
     nodes: list[Node]
 
 
 def job_id_here() -> str | None:
-    """Return the id of the Slurm job this process runs in, `<array job>_<index>` for a task of an array; None
-    outside.
+    """Return the id of the Slurm job this process runs in, `<array job>_<index>` for a task of an array.
 
-    Slurm gives the last task of an array the array's own id as SLURM_JOB_ID, and answers that id with all
-    tasks of the array.
+    None outside of Slurm. SLURM_JOB_ID would not do: the last task of an array has the array's own id there,
+    and Slurm answers that id with all tasks of the array.
     """
     if shutil.which("srun") is None:
         return None
@@ -213,15 +208,17 @@ def job_id_here() -> str | None:
 
 
 def component_ids_here() -> list[str]:
-    """Return the ids of the Slurm job this process runs in: of every component if it is heterogeneous; empty
-    outside."""
+    """Return the ids of the Slurm job this process runs in, of every component if it is heterogeneous.
+
+    Empty outside of Slurm.
+    """
     components = {value for key, value in os.environ.items() if key.startswith(HET_PREFIX)}
     job_id = job_id_here()
     return sorted(components or ({job_id} if job_id else set()))
 
 
 def allocation(job_id: str) -> Allocation:
-    """What Slurm gave to a running job; of a heterogeneous job, to all its components.
+    """Return what Slurm gave to a running job; of a heterogeneous job, to all its components.
 
     Raises:
         SlurmError: scontrol failed.
@@ -240,10 +237,12 @@ def allocation(job_id: str) -> Allocation:
 
 
 def _fields(line: str) -> dict[str, str]:
+    """Return the Name=value words of a line."""
     return dict(re.findall(r"(\S+?)=(\S*)", line))
 
 
 def _nodes(component: str) -> list[Node]:
+    """Return the nodes of one component of a job, from `scontrol --details show job`."""
     het_group = int(_fields(component).get("HetJobOffset", 0))
     nodes = []
     for names, cpus, mem_mb, gres in re.findall(r"Nodes=(\S+) CPU_IDs=(\S+) Mem=(\d+) GRES=(\S*)", component):
@@ -256,7 +255,7 @@ def _nodes(component: str) -> list[Node]:
 
 
 def _count(ranges: str) -> int:
-    """How many numbers "0-3,8" holds."""
+    """Count the numbers that such as "0-3,8" holds."""
     total = 0
     for part in ranges.split(","):
         first, _, last = part.partition("-")
@@ -265,10 +264,10 @@ def _count(ranges: str) -> int:
 
 
 def ending(job_id: str, restarts: int) -> str | None:
-    """Why Slurm is ending a start of a job, the one after `restarts` others; None: it is not.
+    """Return why Slurm is ending a start of a job, the one after `restarts` others; None: it is not.
 
-    CANCELLED, TIMEOUT and the like; PREEMPTING while a preempted job has its grace; REQUEUED when a later
-    start is at work already.
+    The answer is CANCELLED, TIMEOUT or the like; PREEMPTING while a preempted job has its grace; REQUEUED
+    when a later start is at work already.
 
     Raises:
         SlurmError: scontrol failed.
@@ -277,9 +276,8 @@ def ending(job_id: str, restarts: int) -> str | None:
     if int(fields["Restarts"]) != restarts:
         return "REQUEUED"
     if fields["JobState"] != "RUNNING":
-        return (
-            TIMEOUT if fields["Reason"] == "TimeLimit" else fields["JobState"]
-        )  # its word for the state comes later
+        # at the time limit Slurm gives the reason first, and its word for the state later
+        return TIMEOUT if fields["Reason"] == "TimeLimit" else fields["JobState"]
     return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None
 
 
@@ -289,9 +287,8 @@ def kill_step(job_ids: Iterable[str], name: str) -> None:
     Raises:
         SlurmError: Slurm does not answer.
     """
-    for line in call(
-        "squeue", "--noheader", "--steps", f"--jobs={','.join(job_ids)}", f"--format=%i{SEPARATOR}%j"
-    ).splitlines():
+    jobs, fields = f"--jobs={','.join(job_ids)}", f"--format=%i{SEPARATOR}%j"
+    for line in call("squeue", "--noheader", "--steps", jobs, fields).splitlines():
         step_id, step_name = line.split(SEPARATOR, 1)
         if step_name == name:
             call("scancel", "--signal=KILL", step_id)

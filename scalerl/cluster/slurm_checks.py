@@ -1,4 +1,4 @@
-"""Checks of `scalerl doctor` that ask Slurm but need no job: controller, partition, nodes, account, limits."""
+"""Checks of `scalerl doctor` that ask Slurm, without a job: controller, partition, nodes, account, arrays."""
 
 import getpass
 import math

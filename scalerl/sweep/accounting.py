@@ -15,7 +15,7 @@ class Reconciliation:
     ledger_gpu_hours: float
     """GPU-hours as the run counted them; its budget is held against these."""
     accounted_gpu_hours: float
-    """GPU-hours as sacct counts them; 0 where the jobs held no GPUs, or the cluster does not track gres/gpu."""
+    """GPU-hours as sacct counts them; 0 where the jobs held no GPUs, or it does not track gres/gpu."""
     num_starts: int
     """How often sacct saw one of the jobs start."""
 

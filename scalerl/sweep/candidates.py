@@ -31,11 +31,6 @@ class Candidate:
         """Return the run's name without axis and seed."""
         return split_name(self.state.name)[1]
 
-    @property
-    def used(self) -> float:
-        """Return the GPU-hours that the run has used."""
-        return self.state.status.gpu_hours.total if self.state.status else 0.0
-
     @cached_property
     def fit(self) -> RunRecord | str:
         """Return the fit with its prediction at the target, or why there is none."""
@@ -95,8 +90,8 @@ def _by_ceiling(records: list[RunRecord]) -> list[str]:
 def already_extended(candidate: Candidate, config: RunConfig, extended: RunConfig) -> str:
     """Say why a run needs nothing more, as after a launcher that died half-way; "" if it does."""
     state, limit = candidate.state.state, config.budget.max_gpu_hours
-    if candidate.used >= candidate.to:
-        return f"it has used {candidate.used:.4g} GPU-hours already"
+    if candidate.state.used_gpu_hours >= candidate.to:
+        return f"it has used {candidate.state.used_gpu_hours:.4g} GPU-hours already"
     if config.budget.max_steps is None and limit is not None and limit >= candidate.to and state in ACTIVE:
         return f"it is {state} with max_gpu_hours = {limit:g} already"
     # a run ends within a step of its budget, so it may have used a little less than the target
@@ -115,6 +110,6 @@ def obstacle(candidate: Candidate, config: RunConfig) -> str:
     if status.final:
         return f"has ended for good ({status.reason}): no budget makes it go on"
     if limit is not None and candidate.to < limit:
-        spent = f"has a budget of {limit:g} GPU-hours and used {candidate.used:.4g} of them"
+        spent = f"has a budget of {limit:g} GPU-hours and used {candidate.state.used_gpu_hours:.4g} of them"
         return f"{spent}: --to must not be below it"
     return f"has no curve to predict from ({candidate.fit})" if isinstance(candidate.fit, str) else ""

@@ -121,7 +121,12 @@ def plan_extension(
         else:
             assert isinstance(candidate.fit, RunRecord)
             extensions.append(
-                Extension(state=candidate.state, config=extended, record=candidate.fit, used=candidate.used)
+                Extension(
+                    state=candidate.state,
+                    config=extended,
+                    record=candidate.fit,
+                    used=candidate.state.used_gpu_hours,
+                )
             )
     if problems:
         raise ValueError(f"nothing was changed: {'; '.join(problems)}")
@@ -139,12 +144,12 @@ def _check_sweep_budget(candidates: list[Candidate], extensions: list[Extension]
     """
     limits = [extension.config.budget.sweep_max_gpu_hours for extension in extensions]
     limit = min((limit for limit in limits if limit is not None), default=math.inf)
-    needed = sum(candidate.used for candidate in candidates)
+    needed = sum(candidate.state.used_gpu_hours for candidate in candidates)
     needed += sum(extension.to_spend for extension in extensions)
     if needed > limit:
         raise ValueError(
-            f"nothing was changed: the sweep would use {needed:.4g} GPU-hours, and its budget.sweep_max_gpu_hours "
-            f"is {limit:g}: raise it with --sweep-max-gpu-hours, or extend fewer runs"
+            f"nothing was changed: the sweep would use {needed:.4g} GPU-hours, and its "
+            f"budget.sweep_max_gpu_hours is {limit:g}: raise it with --sweep-max-gpu-hours, or extend fewer"
         )
 
 

@@ -24,14 +24,15 @@ COMPLETIONS_EXPONENT = math.log(1330 / 257) / math.log(2048 / 768)
 TOKENS_EXPONENT = math.log(1067 / 257) / math.log(36_864 / 16_384)
 MIN_STEP_S = 1.0
 SHAPE_SECTIONS = ("model", "length", "batch", "generator", "trainer")
-"""What the time of a step depends on most."""
+"""Sections of a config that the time of a step depends on most."""
 OPTIMIZER_BYTES = 12
-"""A parameter in a checkpoint: fp32 weight and two Adam moments."""
+"""Bytes of a parameter in a checkpoint: fp32 weight and two Adam moments."""
 WEIGHT_COPIES = 4
-"""Published policies, the one being published, the best one."""
+"""Copies of the weights: published policies, the one being published, the best one."""
 ROLLOUT_TOKEN_BYTES = 10
-"""A completion token in the spool: id, logprob and text after zstd."""
+"""Bytes of a completion token in the spool: id, logprob and text after zstd."""
 TAIL_BYTES = 65_536
+"""How much of the end of a metrics.jsonl is searched for its last step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,15 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of one run, or of the sum of several."""
+    """What one run, or several together, will take."""
 
     gpu_hours: Estimate
     wall_h: Estimate
-    """Without waiting in the queue."""
+    """Hours from start to end, without waiting in the queue."""
     disk_gb: Estimate
 
     def lines(self) -> list[str]:
-        """A table of three rows."""
+        """Return a table of three rows."""
         rows = [
             ("GPU-hours", self.gpu_hours, ""),
             ("wall time", self.wall_h, " h"),
@@ -78,10 +79,10 @@ def forecast_sweep(
     at_once: int,
     rates: Mapping[str, float],
 ) -> Forecast:
-    """Of all these runs together.
+    """Forecast all these runs together.
 
-    spent: GPU-hours that runs of the sweep, these and others, have used already. devices: that a run holds.
-    at_once: runs at the same time. rates: from measured_rates.
+    spent: GPU-hours that runs of the sweep, these and others, have used already. devices: how many a run
+    holds. at_once: runs at the same time. rates: from measured_rates.
     """
     hours = {name: gpu_hours(config, rates) for name, config in runs.items()}
     known = [
@@ -113,7 +114,7 @@ def forecast_sweep(
 
 
 def _counted(sources: Iterable[str]) -> str:
-    """Equal sources once, with their number."""
+    """Return equal sources once, with their number."""
     counts: dict[str, int] = {}
     for source in sources:
         counts[source] = counts.get(source, 0) + 1
@@ -121,7 +122,7 @@ def _counted(sources: Iterable[str]) -> str:
 
 
 def gpu_hours(config: RunConfig, rates: Mapping[str, float]) -> Estimate:
-    """Of a whole run: its budget, or its steps times GPU-hours a step, whichever is less."""
+    """Return the GPU-hours of a whole run: its budget, or its steps times a step's, whichever is less."""
     candidates = []
     if config.budget.max_gpu_hours is not None:
         hours = config.budget.max_gpu_hours
@@ -150,7 +151,7 @@ def gpu_hours(config: RunConfig, rates: Mapping[str, float]) -> Estimate:
 
 
 def model_rate(config: RunConfig) -> float | None:
-    """GPU-hours a step by a model: None if the number of parameters cannot be told.
+    """Return the GPU-hours of a step by a model; None if the number of parameters cannot be told.
 
     The paper (arXiv 2510.13786) needs 257 GPU-hours for 100 ScaleRL steps of an 8B model on 80 GPUs with 768
     completions and a context of 16,384 tokens, 1,330 with 2,048 completions and 1,067 with a context of
@@ -169,7 +170,7 @@ def model_rate(config: RunConfig) -> float | None:
 
 @cache
 def count_parameters(model: str) -> int | None:
-    """Parameters of a Hugging Face folder, read from its safetensors headers; None without such files."""
+    """Count the parameters of a Hugging Face folder by its safetensors headers; None without such files."""
     files = sorted(Path(model).glob("*.safetensors")) if model else []
     total = 0
     for path in files:
@@ -181,8 +182,7 @@ def count_parameters(model: str) -> int | None:
 
 
 def disk_gb(config: RunConfig) -> Estimate:
-    """Most that a run holds at once: checkpoints (one more while it is written), published weights, and the
-    spool."""
+    """Return the most that a run holds at once: checkpoints (one more during a write), weights, spool."""
     parameters = count_parameters(config.model.path)
     if parameters is None:
         return Estimate(
@@ -204,14 +204,16 @@ def disk_gb(config: RunConfig) -> Estimate:
 
 
 def shape(config: Mapping[str, Any]) -> str:
-    """Equal for runs (as JSON) whose steps take about the same time, and as many devices."""
+    """Return a key that is equal for runs whose steps take about the same time, and as many devices."""
     num_evaluators = config.get("evaluation", {}).get("num")
     return json.dumps([num_evaluators, *(config.get(section) for section in SHAPE_SECTIONS)], sort_keys=True)
 
 
 def measured_rates(folders: Iterable[Path]) -> dict[str, float]:
-    """GPU-hours a step, starts and evaluations included, by `shape`, over all runs among `folders` that have
-    made a step."""
+    """Return the GPU-hours of a step by `shape`, over all runs among `folders` that have made a step.
+
+    Starts and evaluations are included.
+    """
     totals: dict[str, tuple[float, int]] = {}
     for folder in folders:
         paths = RunPaths(folder)

@@ -1,5 +1,6 @@
 """What a task of a sweep's array runs: `python -m scalerl.sweep.job SWEEP_DIR/submissions/<id>.json`.
- The record says which run is the task's. A task whose record was deleted (its launcher died, and the next one
+
+The record says which run is the task's. A task whose record was deleted (its launcher died, and the next one
 did not find it in Slurm yet) or whose run was submitted again since has no run, and ends: so no run is ever
 in two jobs.
 """
@@ -14,7 +15,7 @@ from scalerl.sweep.submissions import last_submissions, read_submissions
 
 
 def run_job(run_dir: Path) -> int:
-    """Run or continue the run in `run_dir`; returns the exit code of `scalerl run`."""
+    """Run or continue the run in `run_dir`; return the exit code of `scalerl run`."""
     from scalerl.launch.supervisor import run
 
     paths = RunPaths(run_dir)
@@ -22,7 +23,7 @@ def run_job(run_dir: Path) -> int:
 
 
 def find_run(record: Path, task: int) -> Path:
-    """The folder of the run that task number `task` of the submission `record` is to run.
+    """Return the folder of the run that task number `task` of the submission `record` is to run.
 
     Raises:
         ValueError: the record is gone, or the run belongs to a newer submission.
@@ -43,6 +44,7 @@ def find_run(record: Path, task: int) -> Path:
 
 
 def main() -> int:
+    """Run the run of this task; return its exit code."""
     run_dir = find_run(Path(sys.argv[1]), int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
     print(f"run folder: {run_dir}", flush=True)
     return run_job(run_dir)

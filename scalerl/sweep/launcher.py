@@ -1,5 +1,6 @@
 """`scalerl sweep`: which runs of a grid are missing, what they will take, and their start.
- The run folders, the submission records and Slurm say what is there; the launcher remembers nothing, may die
+
+The run folders, the submission records and Slurm say what is there; the launcher remembers nothing, may die
 at any point, and may be called again or twice at once: a run is started by one of the calls.
 """
 
@@ -29,22 +30,24 @@ class Sweep:
 
     dir: Path
     runs: Mapping[str, RunConfig]
-    """By the names of their folders in `dir`."""
+    """The configs by the names of their folders in `dir`."""
     site: SiteConfig
     site_file: Path | None = None
-    """Of `site`, where it was named."""
+    """The file of `site`, where it was named."""
     on_slurm: bool = True
+    """Whether runs are submitted to Slurm; else they go one after the other on this machine."""
     throttle: int | None = None
     """Runs at once; None: as many as Slurm starts."""
     retry: bool = False
-    """Start also what failed or was stopped."""
+    """Whether to start also what failed or was stopped."""
 
     def paths(self, name: str) -> RunPaths:
+        """Return the files of one run."""
         return RunPaths(self.dir / name)
 
 
 def use_slurm(cluster: str | None) -> bool:
-    """Whether to submit: as the user says, else wherever Slurm is installed.
+    """Say whether to submit: as the user says, else wherever Slurm is installed.
 
     Raises:
         ValueError: the user wants Slurm where it is not installed.
@@ -57,7 +60,7 @@ def use_slurm(cluster: str | None) -> bool:
 
 
 def launch(sweep: Sweep, *, confirm_above_gpu_hours: float, yes: bool, dry_run: bool) -> int:
-    """Print the grid and its forecast, ask if it is large, start what is missing; returns the exit code.
+    """Print the grid and its forecast, ask if it is large, start what is missing; return the exit code.
 
     Raises:
         ValueError: a folder belongs to another run, an input is missing, or nobody is there to confirm;
@@ -85,7 +88,7 @@ def _adopt(sweep: Sweep) -> None:
 
 
 def plan(sweep: Sweep) -> dict[str, RunState]:
-    """The state of every run of the grid that has a folder.
+    """Return the state of every run of the grid that has a folder.
 
     Raises:
         ValueError: a folder belongs to a run with another signature, or to none.
@@ -100,8 +103,10 @@ def plan(sweep: Sweep) -> dict[str, RunState]:
 
 
 def missing(sweep: Sweep, states: Mapping[str, RunState]) -> list[str]:
-    """The runs to start, in the order of the grid. On this machine everything goes on that can, as in
-    `scalerl run`."""
+    """Return the runs to start, in the order of the grid.
+
+    On this machine everything goes on that can, as in `scalerl run`.
+    """
     if not sweep.on_slurm:
         return [name for name, config in sweep.runs.items() if _can_go_on(config, states.get(name))]
     startable = {"planned"} | ({"stopped", "failed"} if sweep.retry else set())
@@ -118,7 +123,7 @@ def _can_go_on(config: RunConfig, state: RunState | None) -> bool:
 
 def _forecast(sweep: Sweep, states: Mapping[str, RunState], names: list[str]) -> Forecast:
     runs = {name: sweep.runs[name] for name in names}
-    spent = {name: state.status.gpu_hours.total for name, state in states.items() if state.status}
+    spent = {name: state.used_gpu_hours for name, state in states.items()}
     runs_dir = Path(sweep.site.runs_dir)
     folders = {*sweep.dir.glob("*"), *runs_dir.glob("*"), *runs_dir.glob("sweeps/*/*")} if runs else set()
     devices = max((_devices(config, sweep) for config in runs.values()), default=1)
@@ -127,7 +132,7 @@ def _forecast(sweep: Sweep, states: Mapping[str, RunState], names: list[str]) ->
 
 
 def _devices(config: RunConfig, sweep: Sweep) -> int:
-    """Devices that a run holds, idle ones included."""
+    """Return the number of devices that a run holds, idle ones included."""
     if not sweep.on_slurm:
         return num_devices(config)
     shape = sweep.site.slurm.shape(num_devices(config))
@@ -142,12 +147,10 @@ def _print_plan(sweep: Sweep, states: Mapping[str, RunState], names: list[str], 
     print(f"{len(sweep.runs)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     other_budget = sum(_has_other_budget(sweep, name) for name, state in states.items() if state.status)
     if other_budget and sweep.on_slurm:
-        print(
-            f"{other_budget} of them keep another budget, with which they were started; `scalerl extend` raises it"
-        )
-    verb, where = (
-        ("submit", "to Slurm") if sweep.on_slurm else ("run", "on this machine, one after the other")
-    )
+        keep = f"{other_budget} of them keep another budget, with which they were started"
+        print(f"{keep}; `scalerl extend` raises it")
+    here = ("run", "on this machine, one after the other")
+    verb, where = ("submit", "to Slurm") if sweep.on_slurm else here
     if not names:
         failed = counts["failed"] + counts["stopped"]
         again = f"; --retry submits the {failed} that failed or were stopped" if failed else ""
@@ -171,15 +174,12 @@ def confirm(gpu_hours: float | None, above: float, yes: bool) -> None:
     """
     if yes or (gpu_hours is not None and gpu_hours <= above):
         return
-    what = (
-        "an unknown number of GPU-hours"
-        if gpu_hours is None
-        else f"{gpu_hours:,.0f} GPU-hours, more than {above:,.0f}"
-    )
+    what = "an unknown number of GPU-hours"
+    if gpu_hours is not None:
+        what = f"{gpu_hours:,.0f} GPU-hours, more than {above:,.0f}"
     if not sys.stdin.isatty():
-        raise ValueError(
-            f"this would take {what} (--confirm-above), and there is no terminal to ask: add --yes to go ahead"
-        )
+        nobody = "there is no terminal to ask: add --yes to go ahead"
+        raise ValueError(f"this would take {what} (--confirm-above), and {nobody}")
     if input(f"this takes {what}. Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ValueError("not confirmed; nothing was started")
 
@@ -192,9 +192,11 @@ def _check_inputs(sweep: Sweep, names: list[str]) -> None:
 
 
 def _submit(sweep: Sweep, names: list[str]) -> int:
+    """Submit those of the runs that no other launcher has submitted since they were planned."""
     with sweep_lock(sweep.dir):
         resolve_submissions(sweep.dir)
-        still_missing = missing(sweep, plan(sweep))  # another launcher may have been faster
+        # planned again under the lock: another launcher may have been faster
+        still_missing = missing(sweep, plan(sweep))
         configs = {name: _write_folder(sweep, name) for name in names if name in still_missing}
         if not configs:
             print("another launcher has submitted them meanwhile")
@@ -213,8 +215,11 @@ def _submit(sweep: Sweep, names: list[str]) -> int:
 
 
 def _write_folder(sweep: Sweep, name: str) -> RunConfig:
-    """Save the config that the job will read. A run that was started keeps its budget, which `scalerl extend`
-    may have raised; the sweep's is the one that was given last."""
+    """Save the config that the job will read, and return it.
+
+    A run that was started keeps its budget, which `scalerl extend` may have raised; the sweep's own budget is
+    the one that was given last.
+    """
     paths, config = sweep.paths(name), sweep.runs[name]
     if read_status(paths) is not None:
         budget, limit = read_config(paths).budget, config.budget.sweep_max_gpu_hours
@@ -226,6 +231,7 @@ def _write_folder(sweep: Sweep, name: str) -> RunConfig:
 
 
 def _run_here(sweep: Sweep, names: list[str]) -> int:
+    """Run one after the other; return the worst exit code. An interrupt ends them all."""
     from scalerl.launch.supervisor import EXIT_INTERRUPTED, run
 
     codes = [0]

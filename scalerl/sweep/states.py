@@ -6,10 +6,11 @@
 | pending | its job waits in the queue: not started yet, or preempted, requeued, held |
 | running | its job, or a supervisor without one, is alive |
 | finished | its budget allows no further step, or it ended for good |
-| stopped | it ended well, but its budget allows more: interrupted, cancelled, or its budget was raised since |
+| stopped | it ended well, but its budget allows more: interrupted, cancelled, or the budget was raised |
 | failed | it ended with an error, or its job vanished |
- A job in the queue decides first, then what the run itself wrote since it was submitted. Plain JSON is read:
-a table of 500 runs must not wait for 500 validations.
+
+A job in the queue decides first, then what the run itself wrote since it was submitted. Configs are read
+unchecked: a table of 500 runs must not wait for 500 validations.
 """
 
 import re
@@ -46,17 +47,22 @@ class RunState:
     paths: RunPaths
     state: State
     reason: str
-    """Of the run's end, or why its job waits; may be empty."""
+    """Why the run ended, or why its job waits; may be empty."""
     job_id: str | None
-    """As squeue writes it; None for a run without a job."""
+    """The run's Slurm job as squeue writes it; None for a run without one."""
     status: RunStatus | None
     """What the run last wrote of itself; None before that."""
     vanished: bool = False
     """Whether Slurm no longer has the job although the run did not say that it ended: sacct may know why."""
 
+    @property
+    def used_gpu_hours(self) -> float:
+        """Return the GPU-hours that the run says it has used."""
+        return self.status.gpu_hours.total if self.status else 0.0
+
 
 def sweep_states(sweep_dir: Path) -> list[RunState]:
-    """The state of every run folder in `sweep_dir` (or of `sweep_dir` itself, if it is one), by name.
+    """Return the state of every run folder in `sweep_dir` (or of `sweep_dir` itself, if it is one), by name.
 
     Asks squeue once if any run has a job, and sacct once if a job vanished; neither where Slurm is not
     installed.
@@ -66,11 +72,8 @@ def sweep_states(sweep_dir: Path) -> list[RunState]:
         SlurmError: squeue failed.
     """
     alone = RunPaths(sweep_dir).config.exists()
-    runs = [
-        RunPaths(folder)
-        for folder in ([sweep_dir] if alone else sorted(sweep_dir.iterdir()))
-        if _is_run(folder)
-    ]
+    folders = [sweep_dir] if alone else sorted(sweep_dir.iterdir())
+    runs = [paths for folder in folders if (paths := RunPaths(folder)).config.exists()]
     submissions = last_submissions(sweep_dir.parent if alone else sweep_dir)
     has_jobs = bool(submissions) or any(status.job_id for paths in runs if (status := read_status(paths)))
     # the queue before the folders: a run that ends in between has said so
@@ -83,15 +86,13 @@ def sweep_states(sweep_dir: Path) -> list[RunState]:
     ]
 
 
-def _is_run(folder: Path) -> bool:
-    return RunPaths(folder).config.exists()
-
-
 def _last_job(
     submission: Submission | None, paths: RunPaths, queued: dict[str, QueuedJob] | None
 ) -> tuple[str | None, dict[str, QueuedJob] | None, float]:
-    """The arguments of run_state. A record that never got its job id is looked up in the queue by its job
-    name."""
+    """Return the arguments of run_state: job id, queue, unix time of the submission.
+
+    A record that never got its job id is looked up in the queue by its job name.
+    """
     if submission is None:
         return None, queued, 0.0
     if submission.job_id is None and queued is not None:
@@ -104,17 +105,18 @@ def _last_job(
 def run_state(
     paths: RunPaths, job_id: str | None, queue: dict[str, QueuedJob] | None, submitted_s: float = 0.0
 ) -> RunState:
-    """The state of one run.
+    """Return the state of one run.
 
-    job_id: of its last submission; None without one. queue: from slurm.queue(); None where there is no Slurm.
-    submitted_s: unix time of that submission; what the run wrote before was an earlier job's.
+    job_id: the job of its last submission; None without one. queue: from slurm.queue(); None where there is
+    no Slurm. submitted_s: unix time of that submission; what the run wrote before was an earlier job's.
 
     Raises:
         ValueError: a file of the run is not JSON.
     """
     status = read_status(paths)
     told = status if status and status.updated_s >= submitted_s else None
-    by_hand = told.job_id if told else None  # submitted with slurm/*.sh
+    # a run submitted by hand, with slurm/*.sh, has no record: only its status names the job
+    by_hand = told.job_id if told else None
     if by_hand and not (queue and job_id in queue):
         job_id = by_hand if job_id is None or (queue and by_hand in queue) else job_id
     state, reason, vanished = _decide(paths, job_id, queue, told)
@@ -132,7 +134,7 @@ def run_state(
 def _decide(
     paths: RunPaths, job_id: str | None, queued: dict[str, QueuedJob] | None, told: RunStatus | None
 ) -> tuple[State, str, bool]:
-    """(state, reason, vanished). told: status.json, if it was written since the job was submitted."""
+    """Return (state, reason, vanished); told: status.json, if it was written since the job was submitted."""
     job = queued.get(job_id) if queued and job_id else None
     if job is not None:
         return ("running" if job.state in HOLDS_NODES else "pending"), _job_reason(job, told), False
@@ -153,6 +155,7 @@ def _decide(
 
 
 def _job_reason(job: QueuedJob, told: RunStatus | None) -> str:
+    """Say why a job in the queue waits, or that its run has not spoken yet."""
     if job.state == "RUNNING":
         return "" if told and told.state == "running" else "starting"
     again = f"; {told.reason}" if told and told.state == "requeued" else ""
@@ -160,8 +163,10 @@ def _job_reason(job: QueuedJob, told: RunStatus | None) -> str:
 
 
 def _ended(paths: RunPaths, status: RunStatus) -> tuple[State, str]:
-    """The run's own word on its end; a finished run whose budget was raised since can go on, so it is
-    stopped."""
+    """Return the run's own word on its end, (state, reason).
+
+    A finished run whose budget was raised since can go on, so it is stopped.
+    """
     if status.state != "finished" or status.final:
         return cast(State, status.state), status.reason
     budget = read_saved_config(paths).config["budget"]
@@ -177,7 +182,7 @@ def _ended(paths: RunPaths, status: RunStatus) -> tuple[State, str]:
 
 
 def _ask_accounting(states: list[RunState]) -> list[RunState]:
-    """Say of vanished jobs what sacct knows; nothing where there is no accounting."""
+    """Add what sacct knows of vanished jobs; nothing where there is no accounting."""
     tasks = {state.job_id for state in states if state.vanished and state.job_id}
     try:
         # tasks of an array that never started are one row, under the array's own id
@@ -189,7 +194,7 @@ def _ask_accounting(states: list[RunState]) -> list[RunState]:
 
 
 def _task_ids(job_id: str) -> list[str]:
-    """The tasks of "16_[1-3,7%2]": 16_1, 16_2, 16_3, 16_7. Another id is its own."""
+    """Return the tasks of "16_[1-3,7%2]": 16_1, 16_2, 16_3, 16_7. Another id is its own."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
     if match is None:
         return [job_id]
@@ -212,6 +217,7 @@ def _with_last_words(state: RunState, submission: Submission | None) -> RunState
 
 
 def _explained(state: RunState, accounted_state: str | None) -> RunState:
+    """Return the state of a vanished job as sacct explains it; None: it does not."""
     if accounted_state is None:
         return state
     if accounted_state in HOLDS_NODES:  # another user's: squeue listed only one's own

@@ -1,5 +1,7 @@
-"""`scalerl status`: a table of the runs of a sweep, or everything about one run. Read from small files and
-one squeue."""
+"""`scalerl status`: a table of the runs of a sweep, or everything about one run.
+
+Both are read from small files and one squeue.
+"""
 
 import shutil
 import sys
@@ -35,16 +37,19 @@ COLUMNS = (
     "reason or last error",
 )
 STATES: tuple[State, ...] = ("running", "pending", "planned", "stopped", "failed", "finished")
-"""In the order of the line of totals."""
+"""All states, in the order of the line of totals."""
 REASON_LENGTH = 44
-"""Why a ceiling is not identified, cut to this in the table."""
+"""Characters that the table shows of why a ceiling is not identified."""
+REMARK_LENGTH = 60
+"""Characters that the table shows of a run's reason or last error; longer ones stand below it, each once."""
+NUM_REMARKS = 8
+"""Long remarks that are shown below the table, those of the most runs first."""
 NO_STATUS = RunStatus(state="planned", step=0, limits={}, updated_s=0.0, gpu_hours=GpuHours(total=0.0))
-"""What a run that was never started says of itself."""
+"""The status of a run that was never started."""
 
 
 def status_report(path: Path, width: int | None = None) -> str:
-    """What `scalerl status` prints for a sweep or run folder; `width`: cut the table's lines to so many
-    characters.
+    """Return what `scalerl status` prints for a sweep or run folder; the table's lines are cut to `width`.
 
     Raises:
         ValueError: there is no run at `path`, or a file of one is not JSON.
@@ -67,7 +72,7 @@ def print_report(path: Path, every_s: float | None) -> None:
 
 
 def states_below(path: Path) -> list[RunState]:
-    """The state of the run at `path`, or of the runs of the sweep there: at least one.
+    """Return the state of the run at `path`, or of the runs of the sweep there: at least one.
 
     Raises:
         ValueError: there is none, or a file of one is not JSON.
@@ -85,48 +90,73 @@ def states_below(path: Path) -> list[RunState]:
 
 
 def sweep_table(states: Sequence[RunState], width: int | None = None) -> str:
-    """One line a run, and the totals."""
+    """Return one line a run, the remarks that are too long for one, and the totals."""
     budgets = [_budget(state.paths) for state in states]
     rows = [_row(state, budget) for state, budget in zip(states, budgets, strict=True)]
-    lines = format_table(rows, COLUMNS).splitlines()
-    used = sum(_used(state) for state in states)
+    table = [line[:width] for line in format_table(rows, COLUMNS).splitlines()]
+    return "\n".join([*table, *_long_remarks(states), _totals(states, budgets)[:width]])
+
+
+def _totals(states: Sequence[RunState], budgets: Sequence[dict[str, Any]]) -> str:
+    used = sum(state.used_gpu_hours for state in states)
     limit = _total_limit(budgets)
     total = "" if limit is None else f" of {format_hours(limit)}"
     counts = Counter(state.state for state in states)
     by_state = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
-    lines.append(
-        f"{len(states)} run{'s'[: len(states) != 1]}: {by_state}; {format_hours(used)}{total} GPU-hours used"
-    )
-    return "\n".join(line[:width] for line in lines)
+    runs = f"{len(states)} run{'s'[: len(states) != 1]}"
+    return f"{runs}: {by_state}; {format_hours(used)}{total} GPU-hours used"
 
 
 def _row(state: RunState, budget: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one run, by COLUMNS."""
     status = state.status or NO_STATUS
+    max_steps, max_gpu_hours = budget["max_steps"], budget["max_gpu_hours"]
+    # the alarms of a run that has ended stand in its details: there is nothing to stop any more
+    alarms = [f"ALARM {alarm}" for alarm in status.alarms if state.state == "running"]
     return (
         state.name,
         state.state,
-        str(status.step) + (f"/{budget['max_steps']}" if budget["max_steps"] is not None else ""),
+        str(status.step) + (f"/{max_steps}" if max_steps is not None else ""),
         _number(status.latest.pass_rate, "{:.4f}"),
         format_ceiling(status.curve),
-        format_hours(_used(state))
-        + (f"/{format_hours(budget['max_gpu_hours'])}" if budget["max_gpu_hours"] else ""),
+        format_hours(state.used_gpu_hours) + (f"/{format_hours(max_gpu_hours)}" if max_gpu_hours else ""),
         _number(status.latest.off_policyness_mean, "{:.1f}"),
         _number(status.latest.dropped_share, "{:.0%}"),
-        "; ".join(
-            filter(None, [state.reason or status.last_error, *(f"ALARM {alarm}" for alarm in status.alarms)])
-        ),
+        "; ".join(filter(None, [*alarms, _cut(_remark(state), REMARK_LENGTH)])),
     )
 
 
+def _remark(state: RunState) -> str:
+    """Return why a run ended or waits, else its newest error, without the name of its own folder.
+
+    Runs that failed for one reason then have one text, although each names a log of its own.
+    """
+    text = state.reason or (state.status.last_error if state.status else "") or ""
+    return text.replace(str(state.paths.root.absolute()), "RUN").replace(str(state.paths.root), "RUN")
+
+
+def _long_remarks(states: Sequence[RunState]) -> list[str]:
+    """Return the remarks that the table has to cut, each once, with the number of its runs."""
+    remarks = Counter(remark for state in states if len(remark := _remark(state)) > REMARK_LENGTH)
+    lines = [f"{count} run{'s'[: count != 1]}: {text}" for text, count in remarks.most_common(NUM_REMARKS)]
+    others = len(remarks) - len(lines)
+    return lines + [f"{others} other remarks: `scalerl status RUN` shows that of one run"] * (others > 0)
+
+
+def _cut(text: str, length: int) -> str:
+    return f"{text[: length - 3]}..." if len(text) > length else text
+
+
 def _budget(paths: RunPaths) -> dict[str, Any]:
-    """max_steps and max_gpu_hours as config.json has them now: an extension raises them before the run starts
-    again."""
+    """Return the budget as config.json has it now: an extension raises it before the run starts again."""
     return read_saved_config(paths).config["budget"]
 
 
 def _total_limit(budgets: Sequence[dict[str, Any]]) -> float | None:
-    """GPU-hours that all runs together may use: the sum of their budgets, or the sweep's own; None without a
-    limit."""
+    """Return the GPU-hours that all runs together may use; None without a limit.
+
+    They are the sum of the runs' budgets, or the sweep's own budget if that is less.
+    """
     limits = [budget["max_gpu_hours"] for budget in budgets]
     whole = [
         budget["sweep_max_gpu_hours"] for budget in budgets if budget.get("sweep_max_gpu_hours") is not None
@@ -134,40 +164,34 @@ def _total_limit(budgets: Sequence[dict[str, Any]]) -> float | None:
     return min([*whole, *([] if None in limits else [sum(limits)])], default=None)
 
 
-def _used(state: RunState) -> float:
-    return state.status.gpu_hours.total if state.status else 0.0
-
-
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
 def format_hours(hours: float) -> str:
-    """GPU-hours with four digits, and no exponent."""
+    """Return GPU-hours with four digits, and no exponent."""
     return f"{hours:.0f}" if hours >= 1000 else f"{hours:.4g}"
 
 
 def format_ceiling(curve: PredictedCeiling | None) -> str:
-    """The predicted ceiling with its interval, or why there is none."""
+    """Return the predicted ceiling with its interval, or why there is none."""
     if curve is None:
         return "-"
     if curve.identified:
         return f"{curve.a:.3f} ({curve.lo90:.3f}-{curve.hi90:.3f})"
-    reason = curve.reason.partition(";")[0]
-    return f"- {reason[: REASON_LENGTH - 3]}..." if len(reason) > REASON_LENGTH else f"- {reason}"
+    return f"- {_cut(curve.reason.partition(';')[0], REASON_LENGTH)}"
 
 
 def run_details(state: RunState) -> str:
-    """Everything `scalerl status` knows about one run."""
+    """Return everything `scalerl status` knows about one run."""
     status, paths = state.status or NO_STATUS, state.paths
     latest, budget = status.latest.to_json() if state.status else {}, _budget(paths)
     limits = ", ".join(f"{name} = {value}" for name, value in budget.items() if value is not None)
+    numbers = ", ".join(f"{name} {_number(value, '{:.4g}')}" for name, value in latest.items())
     lines = [
         f"{paths.root}: {state.state}" + (f" ({state.reason})" if state.reason else ""),
         _line("step", f"{status.step}, attempt {status.attempt}; budget {limits}"),
-        _line(
-            "latest", ", ".join(f"{name} {_number(value, '{:.4g}')}" for name, value in latest.items()) or "-"
-        ),
+        _line("latest", numbers or "-"),
         _line("ceiling A", _ceiling_details(status.curve)),
     ]
     raised = alarms(read_rows(paths.metrics))
@@ -199,7 +223,7 @@ def _ceiling_details(curve: PredictedCeiling | None) -> str:
 
 
 def _jobs(paths: RunPaths) -> list[str]:
-    """One text a start of a Slurm job, requeues included."""
+    """Return one text for each start of a Slurm job, requeues included."""
     if not paths.compute.exists():
         return []
     saved = read_json(paths.compute)
@@ -214,7 +238,7 @@ def _jobs(paths: RunPaths) -> list[str]:
 
 
 def _reconciliation(paths: RunPaths) -> list[str]:
-    """The ledger against sacct; no text where the run had no job, or this machine no Slurm."""
+    """Compare the ledger with sacct; no text where the run had no job, or this machine no Slurm."""
     if not available():
         return []
     try:

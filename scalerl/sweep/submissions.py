@@ -1,7 +1,7 @@
-"""What was submitted to Slurm: SWEEP_DIR/submissions/<id>.json, one file an array, written before sbatch is
-called.
- A record without a job id is of a launcher that died, or is still at it; its unique job name finds the array
-again.
+"""What was submitted to Slurm: SWEEP_DIR/submissions/<id>.json, one file for each array.
+
+A record is written before sbatch is called. One without a job id is that of a launcher that died, or is still
+at it; its unique job name finds the array again.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Submission:
     id: str
     """Ascending in order of submission."""
     job_name: str
-    """Of this submission and no other."""
+    """The name of its Slurm job: of this submission and no other."""
     runs: list[str]
     """Names of run folders; array task i runs the i-th."""
     submitted_s: float
@@ -33,29 +33,32 @@ class Submission:
     """None until sbatch has answered."""
 
     def task_id(self, run: str) -> str | None:
-        """The job id of a run, as squeue writes it; None until sbatch has answered."""
+        """Return the job id of a run, as squeue writes it; None until sbatch has answered."""
         if self.job_id is None or len(self.runs) == 1:
             return self.job_id
         return f"{self.job_id}_{self.runs.index(run)}"
 
 
 def read_submissions(sweep_dir: Path) -> list[Submission]:
-    """All records of a sweep, oldest first; none where nothing was submitted."""
+    """Read all records of a sweep, oldest first; none where nothing was submitted."""
     return [Submission(**read_json(path)) for path in SweepPaths(sweep_dir).submission_records()]
 
 
 def last_submissions(sweep_dir: Path) -> dict[str, Submission]:
-    """The newest submission of each run that has one, by the run's name."""
+    """Return the newest submission of each run that has one, by the run's name."""
     return {run: submission for submission in read_submissions(sweep_dir) for run in submission.runs}
 
 
 def write_submission(sweep_dir: Path, submission: Submission) -> None:
+    """Write or replace a record."""
     write_json(SweepPaths(sweep_dir).submission(submission.id), asdict(submission))
 
 
 def discard_submission(sweep_dir: Path, submission: Submission) -> None:
-    """Forget it; its batch script and logs stay. A task of it that starts all the same finds no record, and
-    ends."""
+    """Forget a submission; its batch script and logs stay.
+
+    A task of it that starts all the same finds no record, and ends.
+    """
     SweepPaths(sweep_dir).submission(submission.id).unlink()
 
 
@@ -63,8 +66,8 @@ def discard_submission(sweep_dir: Path, submission: Submission) -> None:
 def sweep_lock(sweep_dir: Path, deadline_s: float = 1800.0) -> Iterator[None]:
     """Hold the sweep alone, so that two launches at once do not submit a run twice.
 
-    A lock whose process is dead on this host counts no longer, nor one of another host that is older than
-    LOCK_EXPIRES_S.
+    A lock whose process is dead on this host no longer counts, nor does one of another host that is older
+    than LOCK_EXPIRES_S.
 
     Raises:
         TimeoutError: another launcher held it for `deadline_s` seconds.

@@ -13,7 +13,7 @@ import pytest
 from scalerl.cli import main
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
-from scalerl.run_folder import save_config
+from scalerl.run_folder import Attempt, save_config, write_attempt
 from scalerl.settings import load_config
 from scalerl.sweep.status import COLUMNS, format_hours, status_report
 
@@ -233,4 +233,26 @@ def test_alarms_in_table_and_details(tmp_path, write_run):
     alarm = {"kind": "pass_rate", "step": 40, "last_step": 50, "value": 0.3, "level": 0.45, "advice": "look"}
     write_json(paths.status, json.loads(paths.status.read_text()) | {"alarms": [alarm]})
     remarks = cells(status_report(tmp_path / "sweep"), "one")["reason or last error"]
-    assert remarks == "max_steps reached; ALARM pass_rate 0.3 below 0.45 since step 40"
+    assert remarks == "max_steps reached", "it has ended: the alarm stands in its details"
+    write_json(paths.status, json.loads(paths.status.read_text()) | {"state": "running", "reason": ""})
+    write_attempt(paths, Attempt(attempt=1, host="elsewhere", pid=1, started_ticks=1))
+    remarks = cells(status_report(tmp_path / "sweep"), "one")["reason or last error"]
+    assert remarks == "ALARM pass_rate 0.3 below 0.45 since step 40"
+
+
+def test_equal_errors_of_many_runs_are_told_once(tmp_path, write_run):
+    """Each names the log of its own run."""
+    error = "trainer died with exit code 1 (RuntimeError: CUDA out of memory" + " of this and that" * 15
+    for number in range(12):
+        paths = write_run(f"run-{number:02}", state="failed", final=False)
+        reason = f"{error if number < 10 else f'{number} {error}'}); log: {paths.log(1, 'trainer')}"
+        write_json(paths.status, json.loads(paths.status.read_text()) | {"reason": reason})
+    write_run("short", last_error="OSError: disk")
+    report = status_report(tmp_path / "sweep")
+    cell = "trainer died with exit code 1 (RuntimeError: CUDA out of ..."
+    assert [cells(report, f"run-{number:02}")["reason or last error"] for number in range(10)] == [cell] * 10
+    assert cells(report, "short")["reason or last error"] == "OSError: disk"
+    *table, first, second, third, totals = report.splitlines()
+    assert len(table) == 14 and totals.startswith("13 runs: 12 failed, 1 finished")
+    assert first == f"10 runs: {error}); log: RUN/logs/0001/trainer.log"
+    assert {second.partition(": ")[0], third.partition(": ")[0]} == {"1 run"}
