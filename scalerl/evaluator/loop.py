@@ -7,20 +7,16 @@ scalerl role evaluator --index 0 --dir runs/x --attempt 1        (started by `sc
 import time
 from pathlib import Path
 
-import numpy as np
-
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.evaluator.finish import finish_oldest
 from scalerl.evaluator.mean_at_k import sample_and_grade
 from scalerl.evaluator.parts import Parts
 from scalerl.inference.completion import CompletionSampler
-from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
+from scalerl.inference.engine import SamplingEngine
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
-from scalerl.paths import RunPaths
+from scalerl.inference.sampling_role import SamplingRole
 from scalerl.role import StopSignal, start_verifier
-from scalerl.run_folder import read_config
-from scalerl.spool.admission import wait_for_manifest
 from scalerl.spool.evaluations import EvaluationRequest
 from scalerl.spool.weights import check_weights
 
@@ -35,32 +31,18 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
         StaleAttempt: a newer attempt owns the run folder.
         ValueError: weights differ from their published hash, or a prompt is too long.
     """
-    stop = StopSignal()
-    paths = RunPaths(run_dir)
-    config = read_config(paths)
+    role = SamplingRole(run_dir, index=index, attempt=attempt)
+    config, paths = role.config, role.paths
     parts = Parts(paths, index=index, num=config.evaluation.num, attempt=attempt)
-    import_vllm()
-    wait_for_manifest(paths, config.launch.wait_for_weights_s)
     while (request := parts.next_request()) is None:
         finish_oldest(parts)
         time.sleep(POLL_S)
-    seed = int(
-        np.random.SeedSequence([config.seed, config.generator.num + index, attempt]).generate_state(1)[0]
-    )
-    check_weights(paths.weights / request.name, request.sha256)
-    engine = SamplingEngine(
-        paths.weights / request.name, request.policy_version, EngineOptions.of(config, seed)
-    )
-    try:
-        evaluator = Evaluator(config, parts, engine, seed, stop)
-        try:
-            stop.loop_started = True
-            while not stop.requested:
-                evaluator.advance()
-        finally:
-            evaluator.close()
-    finally:
-        engine.shutdown()
+    # the generators of the run have the numbers before
+    options = role.engine_options(config.generator.num + index)
+    folder = paths.weights / request.name
+    check_weights(folder, request.sha256)
+    engine = SamplingEngine(folder, request.policy_version, options)
+    role.work(engine, lambda: Evaluator(config, parts, engine, options.seed, role.stop))
 
 
 class Evaluator:

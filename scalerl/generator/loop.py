@@ -11,8 +11,6 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from scalerl.algo.rewards import reward
 from scalerl.config import LengthConfig, RunConfig
 from scalerl.data.problem import Problem, load_problems
@@ -20,17 +18,16 @@ from scalerl.fence import check_attempt
 from scalerl.generator.follow import PolicyFollower, weights_are_there
 from scalerl.generator.unfinished import UnfinishedGroup
 from scalerl.inference.completion import CompletionSampler
-from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
+from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
+from scalerl.inference.sampling_role import SamplingRole
 from scalerl.paths import RunPaths
-from scalerl.role import StopSignal, start_verifier
-from scalerl.run_folder import read_config
+from scalerl.role import start_verifier
 from scalerl.spool.admission import (
     PolicyManifest,
     goes_back,
     read_manifest,
     startable_groups,
-    wait_for_manifest,
 )
 from scalerl.spool.shards import Spool
 from scalerl.spool.weights import pinned_weights
@@ -48,26 +45,15 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
         ValueError: a manifest names an unknown prompt, a prompt is too long, or weights differ from their
             published hash.
     """
-    stop = StopSignal()
-    paths = RunPaths(run_dir)
-    config = read_config(paths)
+    role = SamplingRole(run_dir, index=index, attempt=attempt)
+    config, paths = role.config, role.paths
     problems = {problem.prompt_id: problem for problem in load_problems(Path(config.data.train))}
-    import_vllm()
-    wait_for_manifest(paths, config.launch.wait_for_weights_s)
-    seed = int(np.random.SeedSequence([config.seed, index, attempt]).generate_state(1)[0])
-    manifest, engine = _start_engine(
-        paths, EngineOptions.of(config, seed), owner=f"generator-{index}.{attempt}"
+    options = role.engine_options(index)
+    manifest, engine = _start_engine(paths, options, owner=f"generator-{index}.{attempt}")
+    role.work(
+        engine,
+        lambda: Generator(config, paths, index, attempt, problems, engine, manifest, options.seed),
     )
-    try:
-        generator = Generator(config, paths, index, attempt, problems, engine, manifest, seed)
-        try:
-            stop.loop_started = True
-            while not stop.requested:
-                generator.advance()
-        finally:
-            generator.close()
-    finally:
-        engine.shutdown()
 
 
 def _start_engine(
