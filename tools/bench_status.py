@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from scalerl.files import write_json
-from scalerl.paths import RunPaths
+from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import save_config
 from scalerl.settings import load_config
-from scalerl.sweep.submissions import Submission, submissions_dir, write_submission
+from scalerl.sweep.submissions import Submission, write_submission
 
 REPEATS = 3
 MAX_S = 2.0
@@ -32,7 +32,7 @@ def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
     """Run folders of one array: a fifth each finished, failed, running, pending and not started; the lines of
     squeue."""
     names = [f"loss_type-recipe{number // 5}-seed{number % 5}" for number in range(num_runs)]
-    submissions_dir(sweep_dir).mkdir(parents=True)
+    SweepPaths(sweep_dir).submissions.mkdir(parents=True)
     submitted_s = time.time() - 3600
     write_submission(
         sweep_dir, Submission(id="0000-x", job_name="sweep", runs=names, submitted_s=submitted_s, job_id="12")
