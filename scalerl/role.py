@@ -7,8 +7,8 @@ from types import FrameType
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import Problem
+from scalerl.sandbox.sandbox import Limits
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import Limits
 
 
 class StopSignal:
@@ -29,8 +29,8 @@ class StopSignal:
             os._exit(0)
 
 
-def code_limits(config: RunConfig) -> Limits:
-    """What a program of the model may use."""
+def program_limits(config: RunConfig) -> Limits:
+    """Return what a program of the model may use."""
     generator = config.generator
     return Limits(
         cpu_s=generator.code_timeout_s,
@@ -40,16 +40,16 @@ def code_limits(config: RunConfig) -> Limits:
 
 
 def start_verifier(config: RunConfig, problems: Iterable[Problem]) -> VerifierPool:
-    """The pool that grades these problems as the config says. It needs a sandbox only where one of them is
-    code.
+    """Return the pool that grades these problems as the config says.
 
     Raises:
-        ValueError: there is a code problem, and no sandbox for programs here.
+        ValueError: this machine cannot grade one of their tasks, such as code where there is no sandbox.
     """
     generator = config.generator
     return VerifierPool(
+        tasks={problem.task for problem in problems},
+        limits=program_limits(config),
         num_workers=generator.verifier_workers,
         timeout_s=generator.verify_timeout_s,
         think_end=config.length.think_end,
-        code=code_limits(config) if any(problem.task == "code" for problem in problems) else None,
     )

@@ -1,9 +1,8 @@
 """From files to a RunConfig: TOML < `key=value` overrides, keys as dotted names, unknown ones refused with
 the nearest valid name."""
 
-import difflib
 import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from scalerl.config import RunConfig
+from scalerl.names import hint, nearest
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -42,16 +42,6 @@ def check_key(key: str, origin: str) -> None:
     last = key.rsplit(".", 1)[-1]
     near = [known for known in keys if known.rsplit(".", 1)[-1] == last] or nearest(key, keys)
     raise ValueError(f"{origin}: unknown key {key!r}; {hint(near, keys)}")
-
-
-def nearest(name: str, valid: Collection[str]) -> list[str]:
-    """Return the valid names that are spelt nearly like `name`, at most three, best first."""
-    return difflib.get_close_matches(name, valid, n=3)
-
-
-def hint(near: Collection[str], valid: Collection[str]) -> str:
-    """Return a hint for a name that is not valid: "did you mean loss_type?", or all that are valid."""
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(valid) or 'none'}"
 
 
 def path_hint(path: Path, there: Iterable[Path]) -> str:

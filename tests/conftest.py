@@ -18,12 +18,12 @@ from scalerl.fence import claim_attempt
 from scalerl.files import write_json
 from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.paths import RunPaths
+from scalerl.sandbox.sandbox import Limits, Sandbox
 from scalerl.settings import build_config
 from scalerl.spool.admission import PolicyManifest, publish_manifest
 from scalerl.spool.evaluations import EvaluationRequest, request_evaluation
 from scalerl.spool.shards import Spool
 from scalerl.spool.weights import publish_weights
-from scalerl.verify.sandbox import Limits, Sandbox
 
 NUM_PROBLEMS = 7
 
@@ -173,10 +173,10 @@ def open_engine() -> Iterator[Engines]:
 def inputs(tmp_path_factory) -> Path:
     """A folder with tied/, untied/ (base models) and data/."""
     from scalerl.base_model import train_base_model
-    from scalerl.data.prepare import prepare_arithmetic
+    from scalerl.data.prepare import prepare_generated
 
     folder = tmp_path_factory.mktemp("inputs")
-    prepare_arithmetic(folder / "data", count=400, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
+    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=400, seed=0, heldout_fraction=0.1)
     for name, tied in (("tied", True), ("untied", False)):
         train_base_model(folder / name, seed=0, steps=60, tie_embeddings=tied)
     return folder

@@ -5,7 +5,7 @@ import pytest
 from scalerl.data.problem import Problem
 from scalerl.role import start_verifier
 from scalerl.settings import build_config
-from scalerl.verify.answers import Verdict
+from scalerl.tasks.task import Verdict
 
 MATH = Problem(prompt_id="a", prompt="1+1?", answer="2", source="test")
 CODE = Problem(

@@ -29,9 +29,9 @@ FAKE = {
 
 def write_inputs(folder: Path) -> list[str]:
     """Overrides that name inputs a launcher accepts."""
-    from scalerl.data.prepare import prepare_arithmetic
+    from scalerl.data.prepare import prepare_generated
 
-    prepare_arithmetic(folder / "data", count=100, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
+    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=100, seed=0, heldout_fraction=0.1)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     return [

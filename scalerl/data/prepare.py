@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from scalerl.data import arithmetic
 from scalerl.data.bad_row import BadRow, short
+from scalerl.data.generators import generate
 from scalerl.data.problem import Problem, write_problems
 from scalerl.data.readers import read_problem_file
 from scalerl.files import write_json
@@ -113,23 +113,18 @@ def prepare(
     return _write(output, list(kept.values()), reports, heldout_fraction, max_prompt_tokens)
 
 
-def prepare_arithmetic(
-    output: Path,
-    *,
-    count: int,
-    seed: int = 0,
-    min_steps: int = 1,
-    max_steps: int = arithmetic.MAX_STEPS,
-    heldout_fraction: float,
+def prepare_generated(
+    output: Path, order: str, *, count: int, seed: int = 0, heldout_fraction: float
 ) -> PrepareReport:
-    """`--generate arithmetic`: the same files, of `count` chains instead of rows.
+    """Write the same files, of `count` problems that a generator makes (see generators.py) instead of rows.
 
     Raises:
-        ValueError: an impossible count, range of steps or fraction; nothing has been written.
+        ValueError: the generator refuses its order, or an impossible fraction; nothing has been written.
     """
     check_fraction(heldout_fraction)
-    problems = arithmetic.generate(count, seed=seed, min_steps=min_steps, max_steps=max_steps)
-    report = InputReport(input="arithmetic", rows=count)
+    name, (problems, dropped) = generate(order, count=count, seed=seed)
+    report = InputReport(input=name, rows=count + sum(dropped.values()))
+    report.dropped = {reason: Dropped(count=number) for reason, number in dropped.items() if number}
     for problem in problems:
         _count_kept(report, problem, heldout_fraction)
     return _write(output, problems, [report], heldout_fraction, None)

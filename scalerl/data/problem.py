@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalerl.files import write_atomic
+from scalerl.tasks.registry import TASKS, find_task
 
 SCHEMA = pa.schema(
     [
@@ -22,7 +23,10 @@ SCHEMA = pa.schema(
         pa.field("difficulty", pa.float64()),
     ]
 )
-"""Columns of train.parquet and heldout.parquet: the fields of `Problem`."""
+"""The columns of train.parquet and heldout.parquet: the fields of `Problem`."""
+
+PANDAS_INDEX = "__index_level_0__"
+"""What pandas calls the column of the rows' numbers, where it writes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,50 +38,44 @@ class Problem:
     prompt: str
     """Problem text, normalised; a chat template is applied later, by whoever talks to the model."""
     answer: str
-    """math: reference answer; where several forms are accepted, one per line. code: unit tests, the JSON of
-    unit_tests.py."""
+    """The reference a response is graded against, in the form its task wants: scalerl/tasks says which."""
     task: str = "math"
-    """Which verifier grades it: "math" or "code"."""
+    """Name of the task it belongs to, a key of `TASKS`."""
     source: str
-    """Name of the file it was read from."""
+    """Name of the file it was read from, or of the generator that made it."""
     difficulty: float | None = None
-    """As the source gives it; a fraction such as "3/8" is .375. Scales differ between sources."""
+    """Difficulty as the source gives it; a fraction such as "3/8" is .375. Scales differ between sources."""
 
 
 def make_problem(
     prompt: str, answers: Sequence[str], *, source: str, difficulty: float | None = None
 ) -> Problem:
-    """The problem of a raw prompt and its accepted answers: texts normalised, equal answers merged, the id
-    computed."""
-    prompt = normalise(prompt)
-    forms = dict.fromkeys(" ".join(normalise(answer).split()) for answer in answers)
-    return Problem(
-        prompt_id=compute_prompt_id(prompt),
-        prompt=prompt,
-        answer="\n".join(forms),
-        source=source,
-        difficulty=difficulty,
-    )
+    """Return the math problem of a raw prompt and its accepted answers, their texts normalised, equal ones
+    merged."""
+    reference = TASKS["math"].parse_reference([normalise(answer) for answer in answers])
+    return make_task_problem(prompt, reference, task="math", source=source, difficulty=difficulty)
 
 
-def make_code_problem(prompt: str, tests: str, *, source: str, difficulty: float | None = None) -> Problem:
-    """The problem of a raw prompt and its unit tests, as `parse_tests` returns them."""
+def make_task_problem(
+    prompt: str, reference: str, *, task: str, source: str, difficulty: float | None = None
+) -> Problem:
+    """Return the problem of a raw prompt, which is normalised, and a reference as its task wants it."""
     prompt = normalise(prompt)
     return Problem(
         prompt_id=compute_prompt_id(prompt),
         prompt=prompt,
-        answer=tests,
-        task="code",
+        answer=reference,
+        task=task,
         source=source,
         difficulty=difficulty,
     )
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC; line ends as "\\n", no blanks at line ends, at most one blank after a word, no empty lines
-    at either end.
+    """Return a text in Unicode NFC with "\n" as line end, without needless blanks and empty lines.
 
-    The indentation of a line stays: it may be program text.
+    No blanks stay at line ends, at most one after a word, no empty lines at either end. The indentation of a
+    line stays: it may be program text.
     """
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub(r"(?<=\S)[^\S\n]+", " ", text)
@@ -85,7 +83,7 @@ def normalise(text: str) -> str:
 
 
 def compute_prompt_id(prompt: str) -> str:
-    """The id of a normalised prompt: the same in every file, run and sweep."""
+    """Return the id of a normalised prompt: the same in every file, run and sweep."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
@@ -99,7 +97,8 @@ def load_problems(path: Path) -> list[Problem]:
     """Read a prepared set, in the order of the file (by prompt_id, as `scalerl prepare` writes it).
 
     Raises:
-        ValueError: there is no such file, or it is not one that `scalerl prepare` wrote, or it is empty.
+        ValueError: there is no such file, or it is not one that `scalerl prepare` wrote (though it may have
+            been cut or sorted with pandas since), or it is empty.
     """
     way_out = "make one with `scalerl prepare --input FILE --output DIR`"
     if not path.is_file():
@@ -108,13 +107,43 @@ def load_problems(path: Path) -> list[Problem]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file ({error}); {way_out}") from None
-    if not table.schema.equals(SCHEMA):
-        raise ValueError(
-            f"{path} is not a prepared problem file: its columns are {table.schema.names}, a prepared one has "
-            f"{SCHEMA.names}; {way_out}"
-        )
+    try:
+        table = _with_schema(table)
+        for task in table["task"].unique().to_pylist():
+            find_task(task)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a prepared problem file: {error}; {way_out}") from None
     if table.num_rows == 0:
         raise ValueError(
             f"{path} holds no problem; prepare it again with another held-out fraction or more input"
         )
     return [Problem(**row) for row in table.to_pylist()]
+
+
+def _with_schema(table: pa.Table) -> pa.Table:
+    """Return a table with the columns of SCHEMA in the types of SCHEMA.
+
+    pandas writes texts as large_string or dictionary, all difficulties missing as null, and the rows' old
+    numbers as a column of their own.
+
+    Raises:
+        ValueError: another column, one of another type, or a missing value; the message says which.
+    """
+    if PANDAS_INDEX in table.column_names:
+        table = table.drop_columns([PANDAS_INDEX])
+    if sorted(table.column_names) != sorted(SCHEMA.names):
+        raise ValueError(f"its columns are {table.column_names}, a prepared one has {SCHEMA.names}")
+    return pa.table([_as_field(table[field.name], field) for field in SCHEMA], schema=SCHEMA)
+
+
+def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(field.type):
+        same = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    else:
+        same = pa.types.is_floating(kind)
+    if not same and not pa.types.is_null(kind):
+        raise ValueError(f"its column {field.name} is of type {column.type}, a prepared one of {field.type}")
+    if column.null_count and not field.nullable:
+        raise ValueError(f"its column {field.name} misses {column.null_count} of {len(column)} values")
+    return column.cast(field.type)

@@ -1,5 +1,6 @@
-"""Reads problem files in the shapes people have; a bad row is an item that names its file and line, not an
-exception.
+"""Reads problem files in the shapes people have.
+
+A bad row is an item that names its file and line, not an exception.
 
 | shape    | row                                                                        |
 |----------|----------------------------------------------------------------------------|
@@ -7,10 +8,10 @@ exception.
 | GSM8K    | question, answer ending in "#### 72"                                       |
 | verl     | prompt (chat messages), reward_model.ground_truth (string, number, array)  |
 | code     | problem, question or prompt, tests, optionally starter_code and difficulty |
- A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is
-"code", its ground truth being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). All of
-these as a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are
-ignored.
+
+A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is
+"code", its ground truth being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). The files
+are a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
 """
 
 import json
@@ -25,12 +26,14 @@ import pyarrow.parquet as pq
 
 from scalerl.data.bad_row import BadRow, short
 from scalerl.data.livecodebench import unpack_record
-from scalerl.data.problem import Problem, make_code_problem, make_problem
+from scalerl.data.problem import Problem, make_problem, make_task_problem
 from scalerl.data.unit_tests import parse_tests
+from scalerl.tasks.code import Code
 
 SHAPES = (
     '{problem, answer[, difficulty]}, {question, answer ending in "#### 72"}, '
-    "{prompt: chat messages, reward_model: {ground_truth}}, {problem, tests[, starter_code]} or LiveCodeBench's own columns"
+    "{prompt: chat messages, reward_model: {ground_truth}}, {problem, tests[, starter_code]} or LiveCodeBench's "
+    "own columns"
 )
 
 
@@ -39,12 +42,12 @@ class Row:
     """One row of an input file, in its order."""
 
     location: str
-    """"FILE:LINE", counted from 1; for JSON and Parquet the number of the row."""
+    """Its place, "FILE:LINE" counted from 1; for JSON and Parquet the number of the row."""
     problem: Problem | BadRow
 
 
 def read_problem_file(path: Path) -> Iterator[Row]:
-    """Every row of a .json, .jsonl or .parquet file.
+    """Yield every row of a .json, .jsonl or .parquet file.
 
     Raises:
         ValueError: the file cannot be read as what its name says, or its name says nothing.
@@ -109,7 +112,7 @@ def _problem_or_bad_row(record: Any, *, source: str) -> Problem | BadRow:
 
 
 def parse_record(record: Any, *, source: str) -> Problem:
-    """The problem of one row in any of the shapes.
+    """Return the problem of one row in any of the shapes.
 
     Raises:
         BadRow: what is wrong with it, and what is valid.
@@ -120,7 +123,7 @@ def parse_record(record: Any, *, source: str) -> Problem:
         raise BadRow("malformed", f"a JSON {type(record).__name__} where an object is wanted")
     if "public_test_cases" in record:
         record = unpack_record(record)
-    elif record.get("ability") == "code" and isinstance(record.get("reward_model"), dict):
+    elif record.get("ability") == Code.name and isinstance(record.get("reward_model"), dict):
         record = record | {"tests": record["reward_model"].get("ground_truth")}
     if record.get("tests") is not None:
         return _parse_code(record, source=source)
@@ -140,7 +143,7 @@ def parse_record(record: Any, *, source: str) -> Problem:
 
 
 def _parse_code(record: dict[str, Any], *, source: str) -> Problem:
-    """The problem of a row with unit tests; starter code follows the prompt, as a Python block."""
+    """Return the problem of a row with unit tests; starter code follows the prompt, as a Python block."""
     prompt = next((record[name] for name in ("problem", "question", "prompt") if record.get(name)), "")
     prompt = _parse_messages(prompt) if isinstance(prompt, list) else prompt
     starter = record.get("starter_code") or ""
@@ -148,10 +151,9 @@ def _parse_code(record: dict[str, Any], *, source: str) -> Problem:
         raise BadRow("malformed", f"its starter_code is {short(starter)}, where a text is wanted")
     _check_texts(prompt, starter)
     prompt = f"{prompt.rstrip()}\n\n```python\n{starter.rstrip()}\n```" if starter.strip() else prompt
+    difficulty = parse_difficulty(record.get("difficulty"))
     tests = parse_tests(record["tests"])
-    return make_code_problem(
-        prompt, tests, source=source, difficulty=parse_difficulty(record.get("difficulty"))
-    )
+    return make_task_problem(prompt, tests, task=Code.name, source=source, difficulty=difficulty)
 
 
 def _check_texts(prompt: Any, *others: str) -> None:
@@ -162,7 +164,7 @@ def _check_texts(prompt: Any, *others: str) -> None:
 
 
 def parse_answers(value: Any) -> list[str]:
-    """The accepted forms of an answer: of an array each element, of a whole float its integer (27.0 is "27").
+    """Return the accepted forms of an answer: of an array each element, of a whole float its integer.
 
     Raises:
         BadRow: there is none, or it is neither text nor a finite number.
@@ -185,7 +187,7 @@ def _answer_text(value: Any) -> str:
 
 
 def _final_answer_of_gsm8k(text: Any) -> str:
-    """What follows the last "####", thousands commas removed."""
+    """Return what follows the last "####", thousands commas removed."""
     final = (
         text.rpartition("####")[2].replace(",", "").strip()
         if isinstance(text, str) and "####" in text
@@ -197,7 +199,7 @@ def _final_answer_of_gsm8k(text: Any) -> str:
 
 
 def _parse_messages(messages: Any) -> str:
-    """The text of a chat of one user message, after a system message where there is one."""
+    """Return the text of a chat of one user message, after a system message where there is one."""
     wanted = "a list of one user message {role, content}, optionally after a system message"
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise BadRow("no_prompt", f"its prompt is {short(messages)}, where {wanted} is wanted")
@@ -211,7 +213,7 @@ def _parse_messages(messages: Any) -> str:
 
 
 def parse_difficulty(value: Any) -> float | None:
-    """A number as it is, a fraction such as "3/8" as .375; None where the row has none.
+    """Return a number as it is, a fraction such as "3/8" as .375; None where the row has none.
 
     Raises:
         BadRow: neither of these.

@@ -10,7 +10,7 @@ input is the list of its arguments, or text with one JSON value a line; the outp
 where the input is text. Where the input is a list, a result that is a list of one element is also accepted as
 that element: APPS and TACO wrap results, and do not say so.
 
-What is kept, and what scalerl.verify.code grades by: a JSON list of {"input": text, "output": text} and
+What is kept, and what scalerl.tasks.code grades by: a JSON list of {"input": text, "output": text} and
 {"fn_name": text, "arguments": [...], "accepted": [value, ...]}.
 """
 

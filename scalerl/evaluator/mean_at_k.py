@@ -10,7 +10,7 @@ from typing import Any
 from scalerl.data.problem import Problem
 from scalerl.inference.completion import Completion, CompletionSampler
 from scalerl.inference.prompts import PromptEncoder
-from scalerl.verify.answers import Verdict
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
 
 

@@ -37,12 +37,7 @@ def evaluate_model(
         raise ValueError(f"--output {output}: the name must end with one of {', '.join(OUTPUT_SUFFIXES)}")
     problems = load_problems(data)
     tokenizer = load_tokenizer(model)
-    prompts = PromptEncoder(
-        tokenizer,
-        instruction=config.data.instruction,
-        code_instruction=config.data.code_instruction,
-        max_prompt_tokens=config.length.max_prompt_tokens,
-    )
+    prompts = PromptEncoder(tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens)
     for problem in problems:
         prompts.encode(
             problem.prompt_id, problem.prompt, problem.task

@@ -93,10 +93,7 @@ class Generator:
         self._name = f"generator-{index}"
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
-            tokenizer,
-            instruction=config.data.instruction,
-            code_instruction=config.data.code_instruction,
-            max_prompt_tokens=config.length.max_prompt_tokens,
+            tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens
         )
         for (
             problem

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from scalerl.data.problem import Problem
 from scalerl.inference.completion import Completion
 from scalerl.spool.schema import Rollout
-from scalerl.verify.answers import Verdict
+from scalerl.tasks.task import Verdict
 
 
 @dataclass(kw_only=True)

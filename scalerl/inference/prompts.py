@@ -5,37 +5,34 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from scalerl.config import CODE_INSTRUCTION
+from scalerl.config import DataConfig
+from scalerl.tasks.registry import TASKS
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a Hugging Face folder."""
+    """Return the tokenizer of a Hugging Face folder."""
     return AutoTokenizer.from_pretrained(str(model))
 
 
 class PromptEncoder:
-    """Problem text + instruction as token ids, in the tokenizer's chat template if it has one. Remembers what
-    it encoded."""
+    """Turns problems into token ids: the text and the instruction of its task, in the tokenizer's chat template
+    if it has one. Remembers what it encoded."""
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        instruction: str,
-        max_prompt_tokens: int,
-        code_instruction: str = CODE_INSTRUCTION,
-    ) -> None:
+    def __init__(self, tokenizer: Any, data: DataConfig, *, max_prompt_tokens: int) -> None:
         self._tokenizer = tokenizer
-        self._instructions = {"math": instruction, "code": code_instruction}
+        self._instructions = {
+            task.name: getattr(data, task.instruction_key) if task.instruction_key else task.instruction
+            for task in TASKS.values()
+        }
         self._max_prompt_tokens = max_prompt_tokens
         self._encoded: dict[str, list[int]] = {}
 
     def count_tokens(self, problem_text: str, task: str = "math") -> int:
-        """Tokens of the prompt as the engine will see it."""
+        """Return the number of tokens of the prompt as the engine will see it."""
         return len(self._tokenize(problem_text, task))
 
     def encode(self, prompt_id: str, problem_text: str, task: str = "math") -> list[int]:
-        """Token ids, [prompt tokens].
+        """Return token ids, [prompt tokens].
 
         Raises:
             ValueError: the prompt is longer than length.max_prompt_tokens.
@@ -45,7 +42,8 @@ class PromptEncoder:
             if len(token_ids) > self._max_prompt_tokens:
                 raise ValueError(
                     f"prompt {prompt_id} has {len(token_ids)} tokens with its instruction and chat template, "
-                    f"length.max_prompt_tokens is {self._max_prompt_tokens}; raise it, or prepare the data with a lower limit"
+                    f"length.max_prompt_tokens is {self._max_prompt_tokens}; raise it, or prepare the data with "
+                    "a lower limit"
                 )
             self._encoded[prompt_id] = token_ids
         return self._encoded[prompt_id]
@@ -55,9 +53,7 @@ class PromptEncoder:
         text = f"{problem_text}\n{instruction}" if instruction else problem_text
         if not self._tokenizer.chat_template:
             return list(self._tokenizer(text)["input_ids"])
-        messages = [{"role": "user", "content": text}]
-        return list(
-            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-                "input_ids"
-            ]
+        encoding = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
         )
+        return list(encoding["input_ids"])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
-from scalerl.role import code_limits
-from scalerl.verify.sandbox import Sandbox
+from scalerl.role import program_limits
+from scalerl.verify.pool import check_tasks
 
 DEMO_DIR = Path("data") / "demo"
 """Where tools/demo.sh puts model and data, and sweeps/scale/demo.toml looks for them."""
@@ -63,5 +63,5 @@ def check_machine(config: RunConfig, on_cpu: bool) -> None:
             "generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5"
         )
     paths = (config.data.train, config.data.heldout)
-    if any(problem.task == "code" for path in paths for problem in load_problems(Path(path))):
-        Sandbox(code_limits(config))
+    tasks = {problem.task for path in paths for problem in load_problems(Path(path))}
+    check_tasks(tasks, program_limits(config))

@@ -63,7 +63,7 @@ class Rollout:
     correct: Bool
     """Judgement of the verifier."""
     verdict: String
-    """Reason of that judgement (`scalerl.verify.answers.Verdict`), such as "equal", "timeout" or
+    """Reason of that judgement (`scalerl.tasks.task.Verdict`), such as "equal", "timeout" or
     "wrong_output".
     """
     finish_reason: String

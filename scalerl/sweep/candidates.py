@@ -11,7 +11,7 @@ from scalerl.curve.compare import rank
 from scalerl.fits.inputs import read_folder, split_name
 from scalerl.fits.records import Options, RunRecord, fit_record
 from scalerl.fits.tables import recipes_of
-from scalerl.settings import hint, nearest
+from scalerl.names import suggest
 from scalerl.sweep.states import RunState
 
 ACTIVE = ("pending", "running")
@@ -51,7 +51,7 @@ def choose(
     known = list(dict.fromkeys(candidate.recipe for candidate in candidates))
     unknown = [name for name in recipes if name not in known]
     if unknown:
-        raise ValueError(f"there is no recipe {unknown[0]}; {hint(nearest(unknown[0], known), known)}")
+        raise ValueError(f"there is no recipe {unknown[0]}; {suggest(unknown[0], known)}")
     if top is None:
         names = list(recipes) or known
         return [candidate for candidate in candidates if candidate.recipe in names], []

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.settings import build_config, check_key, flatten, nearest, parse_override, read_toml
+from scalerl.names import nearest
+from scalerl.settings import build_config, check_key, flatten, parse_override, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)

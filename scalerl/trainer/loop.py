@@ -20,6 +20,7 @@ from scalerl.paths import RunPaths
 from scalerl.role import StopSignal
 from scalerl.run_folder import TrainerEnd, read_config, write_end
 from scalerl.spool.shards import Spool
+from scalerl.tasks.registry import TASKS
 from scalerl.trainer.batch import BatchReader, Group
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
 from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
@@ -46,7 +47,7 @@ class Trainer:
         self.config = config = read_config(self.paths)
         control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
-        code_ids = {problem.prompt_id for problem in problems if problem.task == "code"}
+        code_ids = {problem.prompt_id for problem in problems if TASKS[problem.task].fraction_key}
         self.state = TrainingState.begin(config, [problem.prompt_id for problem in problems], code_ids)
         saved = self._newest_checkpoint(control)
         model = saved.model if saved else config.model.path

@@ -1,1 +1,1 @@
-"""Verifiers: math answers, each within a time limit, in processes of their own; programs in a sandbox."""
+"""The verifier pool: responses are graded in processes of their own, within limits of time and memory."""

@@ -1,4 +1,4 @@
-"""`scalerl verify --input FILE --output FILE`: grades rows of response and answer, math or code."""
+"""`scalerl verify --input FILE --output FILE`: grades rows of response and answer, of any task."""
 
 import json
 import time
@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalerl.files import write_atomic, write_text
-from scalerl.verify.answers import Verdict
-from scalerl.verify.code import is_reference
+from scalerl.tasks.registry import find_task
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import Limits
 
 FORMATS = (".jsonl", ".parquet")
 
@@ -26,21 +25,20 @@ class VerifyReport:
 
     rows: int
     correct: int
-    """Rows graded correct."""
+    """Number of rows graded correct."""
     reasons: dict[str, int]
-    """Rows by reason of their verdict: equal, different, no_answer, timeout, crashed; code: passed,
-    wrong_output, ..."""
+    """Number of rows by the reason of their verdict (see `Verdict`)."""
     wall_s: float
     """Time to grade all rows, without starting the processes, reading and writing."""
 
     @property
     def accuracy(self) -> float:
-        """Share of rows graded correct."""
+        """Return the share of rows graded correct."""
         return self.correct / self.rows
 
     @property
     def answers_per_s(self) -> float:
-        """Throughput of the grading."""
+        """Return the throughput of the grading."""
         return self.rows / self.wall_s
 
     def __str__(self) -> str:
@@ -57,13 +55,14 @@ def verify_file(
     """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason
     (Verdict.reason).
 
-    A row holds "response" (text) and "answer" (text, number, or a list of accepted forms). Where it has a
-    "task" that is "code", the answer is the unit tests of a prepared set, run within the default limits of
-    the sandbox. Columns beyond these stay, older ones called correct and reason are replaced.
+    A row holds "response" (text) and "answer"; without a "task" it is math, whose answer is a text, a number or
+    a list of accepted forms. The answer of any other task is that of a prepared set; programs run within the
+    default limits of the sandbox. Columns beyond these stay, older ones called correct and reason are
+    replaced.
 
     Raises:
-        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, a row without one of the
-            two, or no sandbox for code; the message names file and row, and nothing has been written.
+        ValueError: not both .jsonl or both .parquet, an unreadable or empty file, a bad row, or a task that
+            this machine cannot grade; the message names file and row, and nothing has been written.
     """
     if source.suffix != output.suffix or source.suffix not in FORMATS:
         raise ValueError(
@@ -74,11 +73,11 @@ def verify_file(
     rows = _read_rows(source)
     if not rows:
         raise ValueError(f"{source} holds no row; a row is {{response, answer}}")
-    tasks = [_task(location, row) for location, row in rows]
-    code = Limits() if any(task == "code" for *_, task in tasks) else None
-    with VerifierPool(num_workers=num_workers, timeout_s=timeout_s, think_end=think_end, code=code) as pool:
+    parsed = [_parse_row(location, row) for location, row in rows]
+    tasks = {task for *_, task in parsed}
+    with VerifierPool(tasks=tasks, num_workers=num_workers, timeout_s=timeout_s, think_end=think_end) as pool:
         begin_s = time.monotonic()
-        futures = [pool.submit(*task) for task in tasks]
+        futures = [pool.submit(*row) for row in parsed]
         verdicts = [future.result() for future in futures]
         wall_s = time.monotonic() - begin_s
     if source.suffix == ".parquet":
@@ -91,7 +90,7 @@ def verify_file(
 
 
 def _read_rows(source: Path) -> list[tuple[str, Any]]:
-    """The rows with their locations, "FILE:LINE" or, in Parquet, the number of the row."""
+    """Read the rows with their locations, "FILE:LINE" or, in Parquet, the number of the row."""
     rows: list[tuple[str, Any]] = []
     if source.suffix == ".parquet":
         try:
@@ -108,34 +107,26 @@ def _read_rows(source: Path) -> list[tuple[str, Any]]:
     return rows
 
 
-def _task(location: str, row: Any) -> tuple[str, str, str]:
-    """Response, reference and task of a row: what VerifierPool.submit takes."""
-    if isinstance(row, dict) and row.get("task") == "code":
-        if not isinstance(row.get("response"), str) or not is_reference(row.get("answer")):
-            raise ValueError(
-                f"{location}: a row of the task code has the unit tests of a prepared set as its answer, not {row!r:.200}"
-            )
-        return row["response"], row["answer"], "code"
-    reference = _reference(location, row)
-    return row["response"], reference, "math"
-
-
-def _reference(location: str, row: Any) -> str:
-    """The accepted forms of a row's answer, one per line."""
-    answer = row.get("answer") if isinstance(row, dict) else None
-    forms = answer if isinstance(answer, list) else [answer]
-    valid = all(isinstance(form, str | int | float) and str(form).strip() for form in forms)
-    if not forms or not valid or not isinstance(row.get("response"), str):
+def _parse_row(location: str, row: Any) -> tuple[str, str, str]:
+    """Return response, reference and task of a row: what VerifierPool.submit takes."""
+    try:
+        task = find_task((row.get("task") or "math") if isinstance(row, dict) else "math")
+    except ValueError as error:
+        raise ValueError(f"{location}: {error}") from None
+    try:
+        if not isinstance(row, dict) or not isinstance(row.get("response"), str):
+            raise ValueError("no response")
+        return row["response"], task.parse_reference(row.get("answer")), task.name
+    except ValueError:
+        shape = f"{{response: text, answer: {task.reference_shape}}}"
         raise ValueError(
-            f"{location}: a row is {{response: text, answer: text, number or list of them}}, this one is {row!r:.200}"
-        )
-    return "\n".join(" ".join(str(form).split()) for form in forms)
+            f"{location}: a row of the task {task.name} is {shape}, this one is {row!r:.200}"
+        ) from None
 
 
 def _write_graded_table(source: Path, output: Path, verdicts: Sequence[Verdict]) -> None:
-    table = pq.read_table(source).replace_schema_metadata(
-        None
-    )  # pandas's own note of the types of replaced columns
+    # The metadata are pandas's own note of the types of columns, among them those that are replaced.
+    table = pq.read_table(source).replace_schema_metadata(None)
     table = table.drop_columns([name for name in ("correct", "reason") if name in table.column_names])
     table = table.append_column("correct", pa.array([verdict.correct for verdict in verdicts]))
     table = table.append_column("reason", pa.array([verdict.reason for verdict in verdicts]))

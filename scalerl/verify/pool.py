@@ -1,5 +1,4 @@
-"""Grades answers and programs in processes of their own: a hostile one costs its time limit and nothing
-else."""
+"""Grades responses in processes of their own: a hostile one costs its time limit and nothing else."""
 
 import json
 import os
@@ -8,24 +7,39 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
 
-from scalerl.verify.answers import NO_ANSWER, NO_CODE, Answer, Verdict, final_text, find_answer, quick_grade
-from scalerl.verify.code import Program, find_program
-from scalerl.verify.sandbox import WEAK, Limits, Sandbox
+from scalerl.sandbox.sandbox import WEAK, Limits, Sandbox
+from scalerl.tasks.answers import final_text
+from scalerl.tasks.registry import TASKS, find_task
+from scalerl.tasks.task import NO_ANSWER, Verdict
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
 
 
+def check_tasks(tasks: Iterable[str], limits: Limits) -> Sandbox | None:
+    """Check that this machine can grade these tasks; return the sandbox, if one of them runs programs.
+
+    Raises:
+        ValueError: there is no such task, something it needs is not installed, or there is no sandbox as
+            `limits` wants it.
+    """
+    found = [find_task(name) for name in tasks]
+    for task in found:
+        task.check_installed()
+    return Sandbox(limits) if any(task.runs_programs for task in found) else None
+
+
 class VerifierPool:
-    """Verdicts as futures. Most are there at once; the rest come from `num_workers` grading processes
-    (server.py).
+    """Gives verdicts as futures. Most are there at once; the rest come from grading processes (server.py).
 
     The server is started with exec, not forked from this process, shares none of its memory and ends with it,
     even where this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the
@@ -34,29 +48,39 @@ class VerifierPool:
     """
 
     def __init__(
-        self, *, num_workers: int = 1, timeout_s: float = 0.5, think_end: str = "", code: Limits | None = None
+        self,
+        *,
+        tasks: Iterable[str] = ("math",),
+        limits: Limits | None = None,
+        num_workers: int = 1,
+        timeout_s: float = 0.5,
+        think_end: str = "",
     ) -> None:
         """Start the processes, which takes about a second.
 
         Args:
+            tasks: names of the tasks it grades.
+            limits: what a program may use, where a task runs programs; None: the defaults.
             num_workers: grading processes.
-            timeout_s: CPU time allowed for one answer (and four times that of wall time); an answer that
-                needs more is incorrect and its process is replaced.
+            timeout_s: CPU time allowed for one answer (and WALL_PER_CPU times that of wall time); an answer
+                that needs more is incorrect and its process is replaced.
             think_end: text that ends the thinking part, such as "</think>"; empty: all of a response is
                 graded.
-            code: limits of the programs to grade; None: only math.
 
         Raises:
-            ValueError: no worker, or no time, or no sandbox as `code` wants it.
+            ValueError: no worker, or no time, or this machine cannot grade one of the tasks.
             RuntimeError: the processes did not start.
         """
         if num_workers < 1 or timeout_s <= 0:
             raise ValueError(
-                f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more than 0"
+                f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more "
+                "than 0"
             )
-        if code is not None and Sandbox(code).bwrap is None:
+        limits = limits or Limits()
+        self._tasks = sorted(set(tasks))
+        sandbox = check_tasks(self._tasks, limits)
+        if sandbox is not None and sandbox.bwrap is None:
             print(WEAK, file=sys.stderr, flush=True)
-        self._grades_code = code is not None
         self.counts: Counter[str] = Counter()
         """Verdicts so far, by reason."""
         self._think_end = think_end
@@ -65,22 +89,25 @@ class VerifierPool:
         self._numbers = count()
         self._pending: dict[int, Future[Verdict]] = {}
         self._end: str | None = None
-        self._process, self._connection = _start_server(num_workers, timeout_s, code)
+        self._process, self._connection = _start_server(
+            {
+                "tasks": self._tasks,
+                "limits": asdict(limits),
+                "num_workers": num_workers,
+                "timeout_s": timeout_s,
+            }
+        )
         self._reader = threading.Thread(target=self._read_verdicts, name="verifier", daemon=True)
         self._reader.start()
 
     def submit(self, response: str, reference: str, task: str = "math") -> Future[Verdict]:
-        """Grade a response against the answer of its problem, without blocking.
-
-        Args:
-            reference: math: the accepted forms, one per line; code: the unit tests (see code.py).
-            task: "math", or "code" where the pool has limits for it.
+        """Grade a response against the reference of its problem, without blocking.
 
         Raises:
             RuntimeError: the pool is closed, or somebody killed its server.
         """
-        assert task == "math" or (task == "code" and self._grades_code), f"this pool does not grade {task}"
-        answer, verdict = _read_response(final_text(response, self._think_end), reference, task)
+        assert task in self._tasks, f"this pool grades {self._tasks}, it does not grade {task}"
+        given, verdict = _read_response(final_text(response, self._think_end), reference, task)
         future: Future[Verdict] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
@@ -90,7 +117,7 @@ class VerifierPool:
                 number = next(self._numbers)
                 self._pending[number] = future
         if verdict is None:
-            self._send((number, answer, reference))
+            self._send((number, task, given, reference))
         else:
             self._resolve(future, verdict)
         return future
@@ -118,13 +145,11 @@ class VerifierPool:
     ) -> None:
         self.close()
 
-    def _send(self, task: object) -> None:
+    def _send(self, message: object) -> None:
         # A lock of its own: the reader must go on while a full socket makes this wait for the server to read.
-        with (
-            self._send_lock,
-            suppress(BrokenPipeError, ConnectionResetError),
-        ):  # killed: the reader fails the futures
-            self._connection.send(task)
+        # Where the server was killed, the reader fails the futures.
+        with self._send_lock, suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.send(message)
 
     def _resolve(self, future: Future[Verdict], verdict: Verdict) -> None:
         with self._lock:
@@ -143,42 +168,27 @@ class VerifierPool:
                     future.set_exception(verdict)
         except (EOFError, ConnectionResetError):
             with self._lock:
-                self._end = (
-                    self._end
-                    or f"the verifier's server (pid {self._process.pid}) was killed; start a new pool"
-                )
+                killed = f"the verifier's server (pid {self._process.pid}) was killed; start a new pool"
+                self._end = self._end or killed
                 unfinished, self._pending = self._pending, {}
             for future in unfinished.values():
                 future.set_exception(RuntimeError(self._end))
 
 
-def _read_response(
-    text: str | None, reference: str, task: str
-) -> tuple[Answer | Program | None, Verdict | None]:
-    """What is to be graded; the verdict where that is known at once."""
+def _read_response(text: str | None, reference: str, name: str) -> tuple[Any, Verdict | None]:
+    """Return what is to be graded, and the verdict where that is known at once."""
     if text is None:
         return None, NO_ANSWER
-    if task == "code":
-        program = find_program(text)
-        return program, NO_CODE if program is None else None
-    answer = find_answer(text)
-    return answer, NO_ANSWER if answer is None else quick_grade(answer, reference)
+    task = TASKS[name]
+    given = task.read(text)
+    return given, task.nothing_read if given is None else task.compare(given, reference)
 
 
-def _start_server(
-    num_workers: int, timeout_s: float, code: Limits | None
-) -> tuple[subprocess.Popen, Connection]:
+def _start_server(options: dict[str, Any]) -> tuple[subprocess.Popen, Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [
-            sys.executable,
-            "-m",
-            "scalerl.verify.server",
-            str(theirs.fileno()),
-            str(num_workers),
-            str(timeout_s),
-        ]
-        command.append(json.dumps(None if code is None else asdict(code)))
+        module = "scalerl.verify.server"
+        command = [sys.executable, "-m", module, str(theirs.fileno()), json.dumps(options)]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": "1",

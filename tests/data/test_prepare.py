@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problem_rows import SAMPLES, math_rows, write_lines
 
 from scalerl.data.arithmetic import generate, worked_solution
-from scalerl.data.prepare import is_heldout, prepare, prepare_arithmetic
+from scalerl.data.prepare import is_heldout, prepare, prepare_generated
 from scalerl.data.problem import compute_prompt_id, load_problems, normalise
 
 
@@ -188,7 +188,7 @@ def test_every_short_chain_can_be_had():
 
 def test_preparing_arithmetic_is_reproducible(tmp_path):
     for name in ("a", "b"):
-        report = prepare_arithmetic(tmp_path / name, count=500, seed=3, heldout_fraction=0.2)
+        report = prepare_generated(tmp_path / name, "arithmetic", count=500, seed=3, heldout_fraction=0.2)
     assert report.train + report.heldout == 500
     assert (tmp_path / "a" / "train.parquet").read_bytes() == (tmp_path / "b" / "train.parquet").read_bytes()
     assert len(load_problems(tmp_path / "a" / "heldout.parquet")) == report.heldout

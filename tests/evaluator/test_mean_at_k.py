@@ -5,7 +5,7 @@ import pytest
 from scalerl.data.problem import Problem
 from scalerl.evaluator.mean_at_k import PromptResult, summarise
 from scalerl.inference.completion import Completion
-from scalerl.verify.answers import Verdict
+from scalerl.tasks.task import Verdict
 
 
 def completion(num_tokens, truncated=False, interrupted=False):

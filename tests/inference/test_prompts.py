@@ -3,19 +3,20 @@
 import pytest
 
 from scalerl.base_model import build_tokenizer
+from scalerl.config import DataConfig
 from scalerl.inference.prompts import PromptEncoder
 
 
 def test_raw_text_without_a_chat_template():
     tokenizer = build_tokenizer()
-    prompts = PromptEncoder(tokenizer, instruction="", max_prompt_tokens=4)
+    prompts = PromptEncoder(tokenizer, DataConfig(), max_prompt_tokens=4)
     assert tokenizer.convert_ids_to_tokens(prompts.encode("p", "1+2?")) == ["1", "+", "2", "?"]
 
 
 def test_instruction_and_chat_template():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}{% if add_generation_prompt %}={% endif %}"
-    prompts = PromptEncoder(tokenizer, instruction="8?", max_prompt_tokens=32)
+    prompts = PromptEncoder(tokenizer, DataConfig(instruction="8?"), max_prompt_tokens=32)
     token_ids = prompts.encode("p", "1+2?")
     # the line break between problem and instruction is no character of this tokenizer
     assert tokenizer.convert_ids_to_tokens(token_ids) == [
@@ -34,6 +35,6 @@ def test_instruction_and_chat_template():
 
 
 def test_a_prompt_that_is_too_long_is_named():
-    prompts = PromptEncoder(build_tokenizer(), instruction="", max_prompt_tokens=3)
+    prompts = PromptEncoder(build_tokenizer(), DataConfig(), max_prompt_tokens=3)
     with pytest.raises(ValueError, match=r"prompt abc123 has 4 tokens .* length\.max_prompt_tokens is 3"):
         prompts.encode("abc123", "1+2?")

@@ -3,12 +3,12 @@
 import pytest
 
 from scalerl.cluster.checks import check_sandbox
-from scalerl.data.problem import make_code_problem, make_problem, write_problems
+from scalerl.data.problem import make_problem, make_task_problem, write_problems
 from scalerl.launch.preflight import check_machine
 from scalerl.settings import load_config
 
 MATH = make_problem("1+1?", ["2"], source="test")
-CODE = make_code_problem("Print 2.", '[{"input": "", "output": "2"}]', source="test")
+CODE = make_task_problem("Print 2.", '[{"input": "", "output": "2"}]', task="code", source="test")
 
 
 @pytest.mark.parametrize("pool", ["train", "heldout"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scalerl.data.prepare import prepare_arithmetic
+from scalerl.data.prepare import prepare_generated
 
 SCRIPT = Path(__file__).parent / "fake_slurm.py"
 
@@ -70,7 +70,7 @@ def fake_slurm(tmp_path, monkeypatch) -> FakeSlurm:
 def launch_inputs(tmp_path_factory) -> list[str]:
     """Overrides that name a model of 1,000 parameters, which nobody could run, and a data set."""
     folder = tmp_path_factory.mktemp("launch_inputs")
-    prepare_arithmetic(folder / "data", count=200, seed=0, min_steps=1, max_steps=4, heldout_fraction=0.1)
+    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=200, seed=0, heldout_fraction=0.1)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     save_file(

@@ -2,9 +2,9 @@
 
 import json
 
-from scalerl.verify.answers import Verdict
+from scalerl.sandbox.sandbox import Limits
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import Limits
 
 LIMITS = Limits(cpu_s=1, memory_mb=256)
 SECRET = "d41d8cd98f00b204e9800998ecf8427e"

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import LIMITS, SUM, SUM_TESTS, block, grade, prints
 
-from scalerl.verify.answers import NO_ANSWER, Verdict
-from scalerl.verify.code import Program, find_program, grade_code, same_text, same_value
+from scalerl.sandbox.sandbox import ProgramRun, Sandbox
+from scalerl.tasks.code import Program, find_program, grade_code, same_text, same_value
+from scalerl.tasks.task import NO_ANSWER, Verdict
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import Outcome, Sandbox
 
 
 @pytest.fixture(scope="module")
 def pool(bubblewrap):
-    with VerifierPool(num_workers=1, think_end="</think>", code=LIMITS) as pool:
+    with VerifierPool(num_workers=1, think_end="</think>", tasks=["math", "code"], limits=LIMITS) as pool:
         yield pool
 
 
@@ -175,7 +175,7 @@ def test_calls(sandbox, program, reason):
 
 
 def test_all_tests_together_have_a_limit_too(sandbox, monkeypatch):
-    monkeypatch.setattr("scalerl.verify.code.TIME_LIMITS", 1.5 / sandbox.wall_s)
+    monkeypatch.setattr("scalerl.tasks.code.TIME_LIMITS", 1.5 / sandbox.wall_s)
     slow = Program("import time\ntime.sleep(0.5)\nprint(3)")
     assert grade_code(slow, prints("3"), sandbox).reason == "passed"
     many = json.dumps(json.loads(prints("3")) * 10)
@@ -184,7 +184,9 @@ def test_all_tests_together_have_a_limit_too(sandbox, monkeypatch):
 
 @pytest.mark.parametrize("ending", ["exit()", "quit(0)", "sys.exit()"])
 def test_programs_that_end_themselves(sandbox, ending):
-    assert sandbox.run(f"import sys\nprint(3)\n{ending}\nprint(4)") == Outcome(status="done", output=b"3\n")
+    assert sandbox.run(f"import sys\nprint(3)\n{ending}\nprint(4)") == ProgramRun(
+        status="done", output=b"3\n"
+    )
 
 
 def test_what_honest_programs_use(sandbox):
@@ -195,7 +197,7 @@ def test_what_honest_programs_use(sandbox):
         "def main():\n    print(depth(N(20000).v), sys.stdin.readline().strip(), 'é')\n"
         "if __name__ == '__main__':\n    t = threading.Thread(target=main); t.start(); t.join()\n    sys.exit(0)"
     )
-    assert sandbox.run(deep, "ü\n".encode()) == Outcome(status="done", output="20000 ü é\n".encode())
+    assert sandbox.run(deep, "ü\n".encode()) == ProgramRun(status="done", output="20000 ü é\n".encode())
     scratch = "open('a', 'w').write('kept'); print(open('a').read(), __import__('os').listdir('.'))"
     assert sandbox.run(scratch).output == b"kept ['a']\n"
     assert sandbox.run(scratch).output == b"kept ['a']\n"  # nothing is left from the first

@@ -10,16 +10,16 @@ import psutil
 import pytest
 from programs import LIMITS, SECRET, SUM, SUM_TESTS, attempt, block, grade, prints
 
-from scalerl.verify.answers import Verdict
-from scalerl.verify.code import Program, grade_code
+from scalerl.sandbox.sandbox import OUTPUT_BYTES, SCRATCH_BYTES, Limits, ProgramRun, Sandbox
+from scalerl.tasks.code import Program, grade_code
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import OUTPUT_BYTES, SCRATCH_BYTES, Limits, Outcome, Sandbox
 
 
 @pytest.fixture(scope="module")
 def pool(bubblewrap):
     os.environ["SECRET"] = SECRET
-    with VerifierPool(num_workers=1, think_end="</think>", code=LIMITS) as pool:
+    with VerifierPool(num_workers=1, think_end="</think>", tasks=["code"], limits=LIMITS) as pool:
         yield pool
     del os.environ["SECRET"]
 
@@ -187,9 +187,9 @@ def test_what_it_costs(pool, program, reasons):
 def test_a_program_that_waits_is_ended_by_the_clock(sandbox, monkeypatch):
     monkeypatch.setattr(sandbox, "wall_s", 4.0)
     begin_s = time.monotonic()
-    assert sandbox.run("import time; print(3, flush=True); time.sleep(99)") == Outcome(status="timeout")
+    assert sandbox.run("import time; print(3, flush=True); time.sleep(99)") == ProgramRun(status="timeout")
     left_behind = "import threading, time; threading.Thread(target=time.sleep, args=(99,)).start(); print(3, flush=True)"
-    assert sandbox.run(left_behind) == Outcome(status="timeout")
+    assert sandbox.run(left_behind) == ProgramRun(status="timeout")
     assert time.monotonic() - begin_s < 2 * sandbox.wall_s + 5
     assert not [child for child in psutil.Process().children(recursive=True) if "bwrap" in child.name()]
 
@@ -244,7 +244,7 @@ def test_the_expected_output_is_nowhere_to_be_found(bubblewrap):
 
 
 def test_nothing_is_left_of_a_pool_that_is_closed_while_programs_run(bubblewrap):
-    pool = VerifierPool(num_workers=2, code=LIMITS)
+    pool = VerifierPool(num_workers=2, tasks=["code"], limits=LIMITS)
     futures = [pool.submit(block("import time; time.sleep(99)"), prints("3"), "code") for _ in range(3)]
     server = psutil.Process(pool._process.pid)
     deadline_s = time.monotonic() + 30

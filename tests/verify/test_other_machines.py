@@ -9,10 +9,10 @@ import struct
 import pytest
 from programs import LIMITS, SECRET, SUM, SUM_TESTS, attempt, block
 
-from scalerl.verify.answers import Verdict
+from scalerl.sandbox.sandbox import WEAK, Limits, Sandbox
+from scalerl.sandbox.seccomp import build_filter
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
-from scalerl.verify.sandbox import WEAK, Limits, Sandbox
-from scalerl.verify.seccomp import build_filter
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_without_bubblewrap_code_is_refused_unless_allowed(monkeypatch, tmp_path
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
         with pytest.raises(ValueError, match=r"bwrap is not installed.*allow_weak_sandbox=true"):
-            VerifierPool(code=LIMITS)
+            VerifierPool(tasks=["code"], limits=LIMITS)
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
@@ -36,7 +36,7 @@ def test_without_bubblewrap_code_is_refused_unless_allowed(monkeypatch, tmp_path
 
 def test_the_weak_sandbox_says_what_is_missing_and_grades(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with VerifierPool(code=Limits(cpu_s=1, memory_mb=256, allow_weak_sandbox=True)) as pool:
+    with VerifierPool(tasks=["code"], limits=Limits(cpu_s=1, memory_mb=256, allow_weak_sandbox=True)) as pool:
         verdicts = [
             pool.submit(block(program), SUM_TESTS, "code").result(60) for program in (SUM, "print(3)")
         ]
@@ -83,7 +83,7 @@ def test_a_sandbox_that_breaks_is_an_error_and_no_verdict(bubblewrap, monkeypatc
     )
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with VerifierPool(code=LIMITS) as pool:
+    with VerifierPool(tasks=["code"], limits=LIMITS) as pool:
         future = pool.submit(block(SUM), SUM_TESTS, "code")
         with pytest.raises(RuntimeError, match="no more namespaces"):
             future.result(60)

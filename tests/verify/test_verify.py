@@ -14,13 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.data.readers import BadRow, read_problem_file
-from scalerl.verify.answers import Answer, Verdict, final_text, find_answer, quick_grade
-from scalerl.verify.math import equal_by_algebra, grade
+from scalerl.tasks.algebra import equal_by_algebra
+from scalerl.tasks.answers import Answer, compare_texts, final_text, find_answer
+from scalerl.tasks.registry import TASKS
+from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
 
 SAMPLES = Path(__file__).parents[1] / "data" / "problems"
 BY_ALGEBRA = ("\\boxed{\\frac{2}{6}}", "1/3")
 """A response and a reference that no comparison of texts decides."""
+
+
+def grade(response: str, reference: str, *, think_end: str = "") -> bool:
+    """Grade a response here, without the processes of a pool."""
+    text, task = final_text(response, think_end), TASKS["math"]
+    answer = None if text is None else task.read(text)
+    if answer is None:
+        return False
+    return (task.compare(answer, reference) or task.grade(answer, reference, None)).correct
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -145,7 +156,7 @@ def test_only_what_follows_the_thinking_counts():
 @given(left=st.integers(-50, 50), right=st.integers(-50, 50), width=st.integers(1, 4), boxed=st.booleans())
 def test_the_quick_way_agrees_with_algebra(left, right, width, boxed):
     answer = Answer(f"{left:0{width}d}", boxed)
-    quick = quick_grade(answer, str(right))
+    quick = compare_texts(answer, str(right))
     assert quick is not None
     assert quick.correct == (left == right) == equal_by_algebra(answer, str(right))
 

@@ -46,10 +46,18 @@ def test_grading_parquet_keeps_the_other_columns(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"response": "5", "answer": "5"}\n{"response": "5"}\n', ":2: a row is {response"),
-        ('\n{"response": 5, "answer": "5"}\n', ":2: a row is {response"),
-        ('{"response": "5", "answer": []}\n', ":1: a row is {response"),
-        ("[1]\n", ":1: a row is {response"),
+        (
+            '{"response": "5", "answer": "5", "task": "maths"}',
+            ":1: there is no task 'maths'; did you mean math?",
+        ),
+        ('{"response": "5", "answer": "5"}\n{"response": "5"}\n', ":2: a row of the task math is {response"),
+        ('\n{"response": 5, "answer": "5"}\n', ":2: a row of the task math is {response"),
+        ('{"response": "5", "answer": []}\n', ":1: a row of the task math is {response"),
+        (
+            '{"response": "5", "answer": "5", "task": "reasoning_gym"}',
+            ":1: a row of the task reasoning_gym is",
+        ),
+        ("[1]\n", ":1: a row of the task math is {response"),
         ("{\n", ":1 is not valid JSON"),
         ("", "holds no row"),
     ],

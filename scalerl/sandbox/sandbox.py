@@ -29,17 +29,17 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from scalerl.os_process import die_with_parent
-from scalerl.verify.seccomp import build_filter
+from scalerl.sandbox.seccomp import build_filter
 
 Status = Literal["done", "timeout", "memory", "crashed"]
 
 WALL_PER_CPU = 4.0
-"""Wall time per CPU time that a program, or a worker that grades an answer, is allowed: a busy machine must
-not fail a right one."""
+"""Wall time allowed per CPU time, here and in the verifier pool: the backstop for what waits instead of
+computing. A busy machine must not fail a right program."""
 START_S = 10.0
-"""Wall time on top, to start Python on a busy machine."""
+"""Wall time allowed on top, to start Python on a busy machine."""
 OUTPUT_BYTES = 16 << 20
-"""Of a file, standard output included."""
+"""Size of a file, standard output included."""
 SCRATCH_BYTES = 64 << 20
 THREADS = 64
 MEMORY_EXIT = 86
@@ -47,9 +47,9 @@ MEMORY_EXIT = 86
 INSIDE = Path(__file__).with_name("inside.py").read_text()
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 WEAK = (
-    "WEAK SANDBOX: bubblewrap (bwrap) does not work here, so programs written by the model can read and write every file that "
-    "this user can, outside of their scratch folder. Still there: limits of time, memory and output, an empty environment, no "
-    "further processes, no signals, no network."
+    "WEAK SANDBOX: bubblewrap (bwrap) does not work here, so programs written by the model can read and write "
+    "every file that this user can, outside of their scratch folder. Still there: limits of time, memory and "
+    "output, an empty environment, no further processes, no signals, no network."
 )
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
@@ -66,19 +66,22 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """How a program ended. "crashed": an exception, a signal, or an exit code other than 0; the output is
-    kept if "done"."""
+class ProgramRun:
+    """One run of a program: how it ended, and what it left."""
 
     status: Status
+    """timeout and memory: it ran into its limits; crashed: an exception, a signal or an exit code other than
+    0."""
     output: bytes = b""
+    """Its stdout, or the JSON of the result of its function; kept if "done"."""
 
 
 class Sandbox:
-    """Programs, one after the other, each in a sandbox of its own."""
+    """Runs programs, one after the other, each in a sandbox of its own."""
 
     def __init__(self, limits: Limits) -> None:
-        """
+        """Find out whether bubblewrap works here.
+
         Raises:
             ValueError: bubblewrap is not there or does not work here, and the limits do not allow the weak
                 sandbox.
@@ -93,9 +96,10 @@ class Sandbox:
             return
         if not limits.allow_weak_sandbox:
             raise ValueError(
-                "code is graded inside bubblewrap, and bwrap is not installed, or may not make namespaces here (try: bwrap "
-                "--unshare-all --ro-bind / / true); install and allow it, or set generator.allow_weak_sandbox=true, with which "
-                "programs written by the model reach every file that this user can"
+                "code is graded inside bubblewrap, and bwrap is not installed, or may not make namespaces here "
+                "(try: bwrap --unshare-all --ro-bind / / true); install and allow it, or set "
+                "generator.allow_weak_sandbox=true, with which programs written by the model reach every file "
+                "that this user can"
             )
         self.bwrap = None
         if not self._works():
@@ -105,9 +109,8 @@ class Sandbox:
 
     def run(
         self, program: str, stdin: bytes = b"", *, fn_name: str = "", arguments: Sequence[Any] = ()
-    ) -> Outcome:
-        """Run Python source on `stdin`, or call its function `fn_name`; `output` is its stdout, or the result
-        as JSON.
+    ) -> ProgramRun:
+        """Run Python source on `stdin`, or call its function `fn_name` with `arguments`.
 
         Raises:
             RuntimeError: the sandbox itself failed, before the program was started.
@@ -128,13 +131,14 @@ class Sandbox:
             if os.fstat(given.fileno()).st_size:  # inside.py empties it, then starts the program
                 message = _content(errors).decode(errors="replace").strip()
                 raise RuntimeError(
-                    f"the sandbox ({self.bwrap or 'weak'}) failed before it started a program ({status}): {message}"
+                    f"the sandbox ({self.bwrap or 'weak'}) failed before it started a program ({status}): "
+                    f"{message}"
                 )
-            return Outcome(status=status, output=_content(output) if status == "done" else b"")
+            return ProgramRun(status=status, output=_content(output) if status == "done" else b"")
 
     def _works(self) -> bool:
         try:
-            return self.run("print(input())", b"works") == Outcome(status="done", output=b"works\n")
+            return self.run("print(input())", b"works") == ProgramRun(status="done", output=b"works\n")
         except RuntimeError:
             return False
 
@@ -199,8 +203,9 @@ class Sandbox:
 
 
 def _memory_file(content: bytes) -> IO[bytes]:
-    """A file in memory, in no file system, at its beginning; the caller closes it."""
-    file = open(os.memfd_create("scalerl"), "w+b")  # noqa: SIM115 - as a context of its own it would be closed here
+    """Return a file in memory, in no file system, at its beginning; the caller closes it."""
+    # not in a `with` of its own, which would close it here
+    file = open(os.memfd_create("scalerl"), "w+b")  # noqa: SIM115
     file.write(content)
     file.seek(0)
     return file
@@ -208,7 +213,7 @@ def _memory_file(content: bytes) -> IO[bytes]:
 
 @contextmanager
 def _scratch_folder() -> Iterator[str]:
-    """A folder that is removed afterwards by rm, whatever was made in it: shutil recurses, and fails where
+    """Make a folder, removed afterwards by rm, whatever was made in it: shutil recurses, and fails where
     folders are nested deep."""
     folder = tempfile.mkdtemp(prefix="scalerl-code-")
     try:
@@ -223,7 +228,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 
 def _wait(process: subprocess.Popen, deadline_s: float) -> bool:
-    """Whether the process ended in time. Popen.wait would notice up to 50 ms late."""
+    """Say whether the process ended in time. Popen.wait would notice up to 50 ms late."""
     descriptor = os.pidfd_open(process.pid)
     try:
         poll = select.poll()
@@ -234,7 +239,7 @@ def _wait(process: subprocess.Popen, deadline_s: float) -> bool:
 
 
 def _status(code: int) -> Status:
-    """bwrap exits with 128 + N where the program died of signal N; without it the code is -N."""
+    """Return how a program ended: bwrap exits with 128 + N where it died of signal N, else the code is -N."""
     number = -code if code < 0 else code - 128
     if number in (signal.SIGXCPU, signal.SIGKILL):
         return "timeout"
@@ -244,8 +249,8 @@ def _status(code: int) -> Status:
 
 
 def _confine(filter_: bytes, parent_pid: int) -> Callable[[], None]:
-    """What bwrap would do, as far as it goes without: to run in the new process, before Python starts in
-    it."""
+    """Return a function that does what bwrap would do, as far as it goes without: to be called in the new
+    process, before Python starts in it."""
     library = ctypes.CDLL(None, use_errno=True)
     text = ctypes.create_string_buffer(filter_, len(filter_))
 

@@ -1,6 +1,6 @@
-"""Grades programs: the last Python block of a response is run on every unit test, in a sandbox, and all have
-to pass.
- A reference is the JSON text of a list of tests, as scalerl/data/unit_tests.py writes it: {"input": stdin,
+"""Code: the last Python block of a response is run on every unit test, in a sandbox, and all have to pass.
+
+A reference is the JSON text of a list of tests, as scalerl/data/unit_tests.py writes it: {"input": stdin,
 "output": stdout}, or {"fn_name", "arguments": [...], "accepted": [value, ...]} for a call with its accepted
 results. Expected outputs never enter the sandbox; they are compared here.
 """
@@ -11,19 +11,58 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from scalerl.verify.answers import Verdict
-from scalerl.verify.sandbox import Outcome, Sandbox
+from scalerl.sandbox.sandbox import ProgramRun, Sandbox
+from scalerl.tasks.task import Task, Verdict
 
 PYTHON_FENCES = ("```python", "```python3", "```py")
 TOLERANCE = 1e-6
-"""Relative or absolute, and only where a number with a decimal point or exponent is expected; integers are
-exact."""
+"""Relative or absolute difference allowed, and only where a number with a decimal point or exponent is
+expected; integers are exact."""
 SPARE_OUTPUT_BYTES = 64 << 10
 """An output longer than this and 16 times what is expected is wrong without being read."""
 TIME_LIMITS = 10
 """All tests of a program together may take as long as so many that each come to their limit; some problems
 have hundreds of tests."""
-PASSED, WRONG_OUTPUT = Verdict(True, "passed"), Verdict(False, "wrong_output")
+NO_CODE, PASSED, WRONG_OUTPUT = (
+    Verdict(False, "no_code"),
+    Verdict(True, "passed"),
+    Verdict(False, "wrong_output"),
+)
+
+
+class Code(Task):
+    """Problems that a Python program solves."""
+
+    name = "code"
+    instruction_key = "code_instruction"
+    fraction_key = "code_fraction"
+    runs_programs = True
+    reference_shape = "the unit tests of a prepared set"
+    nothing_read = NO_CODE
+
+    def parse_reference(self, answer: Any) -> str:
+        """Return the JSON of unit tests as it is, if that is what it is."""
+        try:
+            tests = json.loads(answer)
+        except (TypeError, ValueError):
+            tests = None
+        stdin, call = {"input", "output"}, {"fn_name", "arguments", "accepted"}
+        if (
+            not isinstance(tests, list)
+            or not tests
+            or not all(isinstance(t, dict) and set(t) in (stdin, call) for t in tests)
+        ):
+            raise ValueError(f"the answer of a code problem is {self.reference_shape}")
+        return answer
+
+    def read(self, text: str) -> "Program | None":
+        """Return the last closed Python block."""
+        return find_program(text)
+
+    def grade(self, given: "Program", reference: str, sandbox: Sandbox | None) -> Verdict:
+        """Run the program on every test."""
+        assert sandbox is not None, "the pool was started without a sandbox"
+        return grade_code(given, reference, sandbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +73,8 @@ class Program:
 
 
 def find_program(text: str) -> Program | None:
-    """The last closed block fenced as ```python (or ```py, ```python3); None if there is none, or it is
-    empty."""
+    """Return the last closed block fenced as ```python (or ```py, ```python3); None if there is none, or it
+    is empty."""
     found = ""
     block: list[str] | None = None
     for line in text.split("\n"):
@@ -50,23 +89,11 @@ def find_program(text: str) -> Program | None:
     return Program(found) if found.strip() else None
 
 
-def is_reference(text: Any) -> bool:
-    """Whether `text` is JSON of unit tests, as described above."""
-    try:
-        tests = json.loads(text)
-    except (TypeError, ValueError):
-        return False
-    stdin, call = {"input", "output"}, {"fn_name", "arguments", "accepted"}
-    return (
-        isinstance(tests, list)
-        and bool(tests)
-        and all(isinstance(t, dict) and set(t) in (stdin, call) for t in tests)
-    )
-
-
 def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
-    """Passed, or the verdict of the first test that did not pass; a timeout also where all together take too
-    long."""
+    """Return passed, or the verdict of the first test that did not pass.
+
+    It is a timeout also where all tests together take too long.
+    """
     deadline_s = time.monotonic() + TIME_LIMITS * sandbox.wall_s
     for test in json.loads(reference):
         if time.monotonic() > deadline_s:
@@ -79,24 +106,25 @@ def grade_code(program: Program, reference: str, sandbox: Sandbox) -> Verdict:
 
 def _run_test(program: Program, test: dict[str, Any], sandbox: Sandbox) -> Verdict:
     if "fn_name" in test:
-        outcome = sandbox.run(program.source, fn_name=test["fn_name"], arguments=test["arguments"])
+        run = sandbox.run(program.source, fn_name=test["fn_name"], arguments=test["arguments"])
         expected = json.dumps(test["accepted"])
     else:
-        outcome = sandbox.run(program.source, test["input"].encode())
+        run = sandbox.run(program.source, test["input"].encode())
         expected = test["output"]
-    if outcome.status != "done":
-        return Verdict(False, outcome.status)
-    if len(outcome.output) > SPARE_OUTPUT_BYTES + 16 * len(expected):
+    if run.status != "done":
+        return Verdict(False, run.status)
+    if len(run.output) > SPARE_OUTPUT_BYTES + 16 * len(expected):
         return WRONG_OUTPUT
-    same = (
-        _same_result(outcome, test["accepted"]) if "fn_name" in test else same_text(outcome.output, expected)
-    )
+    same = _same_result(run, test["accepted"]) if "fn_name" in test else same_text(run.output, expected)
     return PASSED if same else WRONG_OUTPUT
 
 
 def same_text(output: bytes, expected: str) -> bool:
-    """Whether a program printed what is expected: as many lines (empty ones at the end do not count), in each
-    the same words, and where a number with a decimal point or exponent is expected, one within TOLERANCE."""
+    """Say whether a program printed what is expected.
+
+    That is as many lines (empty ones at the end do not count), in each the same words, and where a number with
+    a decimal point or exponent is expected, one within TOLERANCE.
+    """
     try:
         text = output.decode()
     except UnicodeDecodeError:
@@ -120,17 +148,17 @@ def _same_word(word: str, expected: str) -> bool:
         return False
 
 
-def _same_result(outcome: Outcome, accepted: list[Any]) -> bool:
-    """Whether the JSON a call left is an accepted value; a program may have written anything there."""
+def _same_result(run: ProgramRun, accepted: list[Any]) -> bool:
+    """Say whether the JSON that a call left is an accepted value; a program may have written anything there."""
     try:
-        value = json.loads(outcome.output)
+        value = json.loads(run.output)
         return any(same_value(value, expected) for expected in accepted)
     except (ValueError, OverflowError, RecursionError, MemoryError):
         return False
 
 
 def same_value(value: Any, expected: Any) -> bool:
-    """Equality of JSON values, floats that are expected within TOLERANCE; 2.0 is 2, but 1 is not true."""
+    """Say whether two JSON values are equal; expected floats within TOLERANCE, 2.0 is 2, but 1 is not true."""
     numbers = isinstance(expected, int | float) and isinstance(value, int | float)
     if numbers and not isinstance(expected, bool) and not isinstance(value, bool):
         return _close(value, expected) if isinstance(expected, float) else value == expected

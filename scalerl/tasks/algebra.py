@@ -1,11 +1,11 @@
-"""Grades math answers with the math-verify library (SymPy). Not time-limited: hostile input belongs into a
+"""Compares answers with the math-verify library (SymPy). Nothing limits its time: hostile answers belong into a
 VerifierPool."""
 
 import re
 
 from math_verify import parse, verify
 
-from scalerl.verify.answers import Answer, final_text, find_answer, quick_grade
+from scalerl.tasks.answers import Answer
 
 SCIENTIFIC = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]+)")
 PROSE = re.compile(r"[$\n]|(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -13,19 +13,8 @@ PROSE = re.compile(r"[$\n]|(?<![\\A-Za-z])[A-Za-z]{2,}")
 takes long, too."""
 
 
-def grade(response: str, reference: str, *, think_end: str = "") -> bool:
-    """Whether the answer after the thinking part of `response` equals `reference` (several accepted forms:
-    one per line)."""
-    text = final_text(response, think_end)
-    answer = None if text is None else find_answer(text)
-    if answer is None:
-        return False
-    verdict = quick_grade(answer, reference)
-    return equal_by_algebra(answer, reference) if verdict is None else verdict.correct
-
-
 def equal_by_algebra(answer: Answer, reference: str) -> bool:
-    """Whether some reading of the answer is mathematically equal to some form of the reference."""
+    """Say whether some reading of the answer is mathematically equal to some form of the reference."""
     targets = [_parse(reading) for reading in _readings(answer)]
     golds = [_parse(_boxed(form)) for form in reference.split("\n")]
     # The library's own time limits use SIGALRM, which does not interrupt a long computation inside one
@@ -42,8 +31,8 @@ def _readings(answer: Answer) -> list[str]:
 
 
 def _boxed(text: str) -> str:
-    """As the library reads LaTeX best: without a full stop at the end, and 4.5e33 (to it 4.5 times Euler's e)
-    written out."""
+    """Return a text as the library reads LaTeX best: boxed, without a full stop at the end, and 4.5e33 (which
+    it takes for a product with Euler's e) written out."""
     text = text.rstrip(" .")
     if number := SCIENTIFIC.fullmatch(text):
         text = f"{number[1]} \\times 10^{{{number[2]}}}"

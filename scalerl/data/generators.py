@@ -1,0 +1,78 @@
+"""`scalerl prepare --generate NAME[:ARGUMENTS]`: the generators there are, and how their arguments are written.
+
+Adding one means writing a function like these and an entry in GENERATORS.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+from scalerl.data import arithmetic, reasoning_gym
+from scalerl.data.problem import Problem
+from scalerl.names import suggest
+
+Generated = tuple[list[Problem], dict[str, int]]
+"""Problems with different prompts, and how many were dropped by reason."""
+BETWEEN_ARGUMENTS = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
+"""The comma before a key: one within a list or a text separates nothing."""
+
+
+def generate_arithmetic(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> Generated:
+    """Return left-to-right chains modulo 10; arguments: min_steps, max_steps."""
+    if dataset:
+        raise ValueError(f"--generate arithmetic:{dataset}: it has no data sets; write arithmetic alone")
+    for key, value in arguments.items():
+        if key not in ("min_steps", "max_steps"):
+            raise ValueError(
+                f"--generate arithmetic: no key {key!r}; {suggest(key, ('min_steps', 'max_steps'))}"
+            )
+        if type(value) is not int:
+            raise ValueError(f"--generate arithmetic: {key}={value!r}, where a whole number is wanted")
+    return arithmetic.generate(count, seed=seed, **arguments), {}
+
+
+GENERATORS: dict[str, Callable[..., Generated]] = {
+    "arithmetic": generate_arithmetic,
+    "reasoning_gym": reasoning_gym.generate,
+}
+
+
+def generate(order: str, *, count: int, seed: int) -> tuple[str, Generated]:
+    """Return what `order`, NAME[:DATASET][,key=value...], is called in the report, and its problems.
+
+    Raises:
+        ValueError: there is no such generator, or it refuses its data set, its arguments or the count.
+    """
+    name, _, rest = order.partition(":")
+    if name not in GENERATORS:
+        raise ValueError(f"--generate {order}: there is no generator {name!r}; {suggest(name, GENERATORS)}")
+    dataset, arguments = parse_arguments(rest)
+    return ":".join(filter(None, (name, dataset))), GENERATORS[name](
+        dataset, arguments, count=count, seed=seed
+    )
+
+
+def parse_arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the data set and the arguments of "chain_sum,min_terms=3,max_terms=4", either of which may be
+    missing.
+
+    Values are TOML (numbers, true and false, lists, quoted texts), or else plain texts.
+
+    Raises:
+        ValueError: a part after the first is not key=value, or a key is there twice.
+    """
+    parts = [part.strip() for part in BETWEEN_ARGUMENTS.split(text)]
+    dataset = "" if "=" in parts[0] else parts.pop(0)
+    if "," in dataset:
+        raise ValueError(f"--generate: {dataset!r} is one data set followed by key=value parts, or should be")
+    arguments: dict[str, Any] = {}
+    for part in parts:
+        key, _, raw = (word.strip() for word in part.partition("="))
+        if key in arguments:
+            raise ValueError(f"--generate: {key} is given twice; once is enough")
+        try:
+            arguments[key] = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            arguments[key] = raw
+    return dataset, arguments

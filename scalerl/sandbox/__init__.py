@@ -1,0 +1,1 @@
+"""The sandbox that programs written by the model run in."""

@@ -1,0 +1,1 @@
+"""Tasks: everything the rest of scalerl asks about one kind of problem; see README.md."""

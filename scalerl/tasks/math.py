@@ -1,0 +1,43 @@
+"""Math: the final answer has to be equal to the reference, as text, as an integer or by algebra.
+
+A reference is the accepted forms of the answer, one per line.
+"""
+
+from typing import Any
+
+from scalerl.sandbox.sandbox import Sandbox
+from scalerl.tasks.answers import Answer, compare_texts, find_answer
+from scalerl.tasks.task import DIFFERENT, EQUAL, Task, Verdict
+
+
+class Math(Task):
+    """Problems with a final answer: a number, an expression, a set, ..."""
+
+    name = "math"
+    instruction_key = "instruction"
+    reference_shape = "text, number or list of them"
+
+    def parse_reference(self, answer: Any) -> str:
+        """Return the accepted forms, one per line, each without needless blanks."""
+        forms = answer if isinstance(answer, list) else [answer]
+        if not forms or not all(isinstance(form, str | int | float) and str(form).strip() for form in forms):
+            raise ValueError(f"the answer of a math problem is {self.reference_shape}")
+        return "\n".join(dict.fromkeys(" ".join(str(form).split()) for form in forms))
+
+    def read(self, text: str) -> Answer | None:
+        """Return the final answer: the last \\boxed{...}, what follows the last "####", or all of the text."""
+        return find_answer(text)
+
+    def compare(self, given: Answer, reference: str) -> Verdict | None:
+        """Return the verdict where the texts are the same or all plain integers."""
+        return compare_texts(given, reference)
+
+    def warm_up(self) -> None:
+        """Import SymPy and build the parsers that every worker inherits."""
+        self.grade(Answer("\\frac{1}{2}", boxed=True), "0.5", None)
+
+    def grade(self, given: Answer, reference: str, sandbox: Sandbox | None) -> Verdict:
+        """Return equal if some reading of the answer equals some form of the reference by algebra."""
+        from scalerl.tasks.algebra import equal_by_algebra
+
+        return EQUAL if equal_by_algebra(given, reference) else DIFFERENT
