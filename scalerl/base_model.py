@@ -1,8 +1,8 @@
-"""A tiny base model to run the whole recipe on: `scalerl base --output DIR` makes it in about a minute on one
-core.
- Qwen3-shaped, one token per character, supervised on arithmetic chains (scalerl/data/arithmetic.py) whose
-intermediate results are partly wrong. It solves about a quarter of the chains of 1-12 steps at temperature 1,
-which leaves room for a curve.
+"""Make a tiny base model to run the whole recipe on: `scalerl base --output DIR`, about a minute of one core.
+
+It is Qwen3-shaped, has one token per character, and is supervised on arithmetic chains
+(scalerl/data/arithmetic.py) whose intermediate results are partly wrong. It solves about a quarter of the
+chains of 1-12 steps at temperature 1, which leaves room for a curve.
 """
 
 import shutil
@@ -28,11 +28,14 @@ from scalerl.files import publish_folder
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 PAD_ID, EOS_ID, UNKNOWN_ID = range(3)
 IGNORED = -100
+"""Label of a token without a loss."""
 TRAINING_STEPS = 6
-"""The longest chain supervised; longer ones are left to reinforcement learning."""
+"""Operators of the longest chain supervised; longer ones are left to reinforcement learning."""
 NOISE = 0.25
+"""Chance that an intermediate result is replaced by a random digit; reinforcement learning mends that."""
 EXAMPLES_PER_STEP = 128
 EXAMPLES_PER_PIECE = 32
+"""Examples that go through the model at once."""
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 20
 NUM_EXPERTS = 8
@@ -40,8 +43,10 @@ EXPERTS_PER_TOKEN = 2
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of the chain task, plus padding, end of sequence and unknown; encoding adds no
-    other token."""
+    """Return a tokenizer with one token per character of the chain task.
+
+    Padding, end of sequence and unknown come on top; encoding adds none of them.
+    """
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -59,10 +64,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(
     *, hidden_size: int, num_layers: int, tie_embeddings: bool, moe: bool = False
 ) -> PreTrainedModel:
-    """A Qwen3 of random weights from the global torch generator, in float32.
+    """Return a Qwen3 of random weights from the global torch generator, in float32.
 
-    With `moe`, 8 experts in every layer, of which a token goes through 2 that together are as wide as the
-    dense layer.
+    moe: have 8 experts in every layer, of which a token goes through 2 that together are as wide as the dense
+    layer.
     """
     shape = {
         "vocab_size": len(SPECIAL_TOKENS) + len(ALPHABET),
@@ -87,7 +92,7 @@ def build_model(
 
 
 def draw_batch(generator: np.random.Generator, num_examples: int) -> list[tuple[str, str]]:
-    """Chains of 1 to 6 steps with their noisy solutions, (prompt, solution), the shortest first."""
+    """Return (prompt, noisy solution) of chains of 1 to 6 steps, the shortest first."""
     examples = []
     for num_steps in generator.integers(1, TRAINING_STEPS + 1, size=num_examples):
         prompt = draw_prompt(generator, int(num_steps))
@@ -96,8 +101,10 @@ def draw_batch(generator: np.random.Generator, num_examples: int) -> list[tuple[
 
 
 def encode(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both [examples, length]; the labels are the solution and the end token, the rest
-    is ignored."""
+    """Return token ids and labels, both [examples, length].
+
+    The labels are the solution and the end token; the rest is IGNORED.
+    """
     ids = {character: index for index, character in enumerate(ALPHABET, start=len(SPECIAL_TOKENS))}
     length = max(len(prompt) + len(solution) + 1 for prompt, solution in examples)
     tokens = np.full((len(examples), length), PAD_ID)
@@ -110,11 +117,8 @@ def encode(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]]) -> float:
-    """Add the gradient of the mean cross-entropy over all label tokens; returns that mean, in nats.
-
-    Examples sorted by length go through in pieces: little padding, and small enough for the processor's
-    cache.
-    """
+    """Add the gradient of the mean cross-entropy over all label tokens, and return that mean, in nats."""
+    # Examples come sorted by length and go through in pieces: little padding, and small enough for the cache.
     num_labels = sum(len(solution) + 1 for _, solution in examples)
     total = 0.0
     for begin in range(0, len(examples), EXAMPLES_PER_PIECE):
@@ -130,8 +134,9 @@ def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]])
 
 
 def supervise(model: PreTrainedModel, *, seed: int, steps: int) -> None:
-    """Train `model` in place with AdamW, short warm-up, then linear decay to a tenth; prints its progress ten
-    times."""
+    """Train `model` in place with AdamW: short warm-up, then linear decay to a tenth. Print ten lines of
+    progress.
+    """
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     begin_s = time.monotonic()
@@ -178,6 +183,11 @@ def train_base_model(
             hidden_size=hidden_size, num_layers=num_layers, tie_embeddings=tie_embeddings, moe=moe
         )
     supervise(model, seed=seed, steps=steps)
+    _publish(model, output)
+
+
+def _publish(model: PreTrainedModel, output: Path) -> None:
+    """Make `output` a Hugging Face folder with model and tokenizer, whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{uuid4().hex[:8]}.tmp")
     try:

@@ -1,5 +1,4 @@
-"""best/: the weights with the best held-out pass rate so far, as a Hugging Face folder that stays when
-weights/ is cleaned up."""
+"""Keep the weights with the best held-out pass rate in best/, which stays when weights/ is cleaned up."""
 
 import os
 import shutil
@@ -12,11 +11,9 @@ from scalerl.spool.weights import link_folder
 
 
 def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> bool:
-    """Make best/ the policy in `folder` if its `evaluation["pass_rate"]` beats the one there; returns whether
-    it did.
+    """Make best/ the policy in `folder` if its pass rate beats the one there; say whether it did.
 
-    A crash between the two renames leaves no best/; the evaluation is still open then, and is finished again
-    after a restart.
+    evaluation: content of evaluations/<step>.json; it goes to best/evaluation.json.
     """
     for leftover in paths.root.glob(f".{paths.best.name}.*"):
         shutil.rmtree(leftover)
@@ -26,6 +23,8 @@ def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> b
     temporary = temporary_name(paths.best)
     link_folder(folder, temporary)
     write_json(temporary / paths.best_evaluation.name, evaluation)
+    # A folder cannot be renamed over another. A crash between the two renames leaves no best/; the evaluation
+    # is still open then, and is finished again after a restart.
     replaced = temporary_name(paths.best)
     if paths.best.exists():
         os.rename(paths.best, replaced)

@@ -1,6 +1,6 @@
-"""The end of an evaluation, in evaluator 0: parts -> evaluations/<step>.json, one metrics row, best/, and the
-request is closed.
- A request stays open, and its parts stay, until everything that follows from them is on disk: a crash at any
+"""Finish an evaluation, in evaluator 0: parts -> one metrics row, best/, evaluations/<step>.json.
+
+A request stays open, and its parts stay, until everything that follows from them is on disk: a crash at any
 point only repeats work.
 """
 
@@ -35,7 +35,14 @@ def finish_oldest(parts: Parts) -> None:
 
 
 def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict[str, Any]:
-    """The result as one evaluator of all prompts would have found it; evaluation_s is that of the slowest."""
+    """Return the content of evaluations/<step>.json, as one evaluator of all prompts would have found it.
+
+    These are the fields of the metrics row (`metrics.rows.EvalRow`), evaluation_s that of the slowest
+    evaluator, and
+    name          folder of the policy in weights/
+    prompt_ids    [prompts], in the order of the held-out file
+    num_correct   [prompts], correct completions of each
+    """
     tallies = interleave_tallies(parts)
     return {
         "step": request.step,
@@ -58,5 +65,6 @@ def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: d
     best = keep_if_best(paths, paths.weights / request.name, result)
     answer_evaluation(paths, request, result)
     print(
-        f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}"
+        f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}"
+        f"{' (best so far)' if best else ''}"
     )

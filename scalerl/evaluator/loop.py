@@ -1,7 +1,8 @@
-"""An evaluator process: does its share of what the trainer asks for, oldest first, one fixed policy at a
-time, and never makes it wait.
+"""An evaluator process: sample its share of each evaluation, oldest first, one fixed policy at a time.
 
-scalerl role evaluator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
+    scalerl role evaluator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
+
+The trainer never waits for it: weights stay on disk until their evaluation is answered.
 """
 
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.evaluator.finish import finish_oldest
-from scalerl.evaluator.mean_at_k import sample_and_grade
+from scalerl.evaluator.mean_at_k import policy_versions, sample_and_grade
 from scalerl.evaluator.parts import Parts
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import SamplingEngine
@@ -66,6 +67,7 @@ class Evaluator:
         self._pool = start_verifier(config, self._problems)
 
     def advance(self) -> None:
+        """Do this evaluator's part of the oldest request that lacks it, or sleep; answer what is whole."""
         request = self._parts.next_request()
         if request is None:
             time.sleep(POLL_S)
@@ -74,10 +76,11 @@ class Evaluator:
         finish_oldest(self._parts)
 
     def close(self) -> None:
+        """End the verifier."""
         self._pool.close()
 
     def _evaluate(self, request: EvaluationRequest) -> None:
-        """Leave this evaluator's part; nothing, when asked to stop before its end."""
+        """Leave this evaluator's part of an evaluation; leave nothing when asked to stop before its end."""
         begin_s = time.monotonic()
         folder = self._parts.paths.weights / request.name
         check_weights(folder, request.sha256)
@@ -94,11 +97,5 @@ class Evaluator:
         )
         if results is None:
             return
-        versions = {
-            version
-            for result in results
-            for completion in result.completions
-            for version in completion.policy_versions
-        }
-        assert versions == {request.policy_version}
+        assert policy_versions(results) == {request.policy_version}, "one fixed policy samples everything"
         self._parts.write(request, [result.tally for result in results], time.monotonic() - begin_s)

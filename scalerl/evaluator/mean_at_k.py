@@ -1,4 +1,4 @@
-"""mean@k: k completions of every prompt by the policy served now, graded, and their statistics."""
+"""Measure mean@k: k completions of every prompt by the policy served now, graded, and their statistics."""
 
 import statistics
 from collections import deque
@@ -21,13 +21,18 @@ class PromptTally:
     prompt_id: str
     task: str
     num_samples: int
+    """Completions sampled: k."""
     num_correct: int
     num_tokens: int
+    """Completion tokens, of all k together."""
     num_truncated: int
+    """Completions that ran out of tokens."""
     num_interrupted: int
+    """Completions whose thinking was cut short by force."""
 
     @property
     def pass_rate(self) -> float:
+        """Return the share of correct completions."""
         return self.num_correct / self.num_samples
 
 
@@ -41,6 +46,7 @@ class PromptResult:
 
     @property
     def tally(self) -> PromptTally:
+        """Return the sums over the completions."""
         return PromptTally(
             prompt_id=self.problem.prompt_id,
             task=self.problem.task,
@@ -62,13 +68,13 @@ def sample_and_grade(
     max_num_seqs: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> list[PromptResult] | None:
-    """One PromptResult a problem, in order; None if `stop_requested` turned true before the end.
+    """Return one PromptResult a problem, in order, or None if `stop_requested` turned true before the end.
 
+    sampler: its keys are the numbers of the problems.
     max_num_seqs: completions to keep in the engine at once.
     """
-    results = [PromptResult(problem=problem) for problem in problems]
     waiting = deque(range(len(problems)))
-    grading: list[tuple[int, Completion, Future[Verdict]]] = []
+    grading: list[tuple[Completion, Future[Verdict]]] = []
     while waiting or sampler.num_running:
         if stop_requested():
             return None
@@ -80,20 +86,28 @@ def sample_and_grade(
                 sampler.submit(number, token_ids)
         for completion in sampler.step():
             problem = problems[completion.key]
-            verdict = pool.submit(completion.text, problem.answer, problem.task)
-            grading.append((completion.key, completion, verdict))
-    for number, completion, verdict in grading:
-        results[number].completions.append(completion)
-        results[number].verdicts.append(verdict.result())
+            grading.append((completion, pool.submit(completion.text, problem.answer, problem.task)))
+    results = [PromptResult(problem=problem) for problem in problems]
+    for completion, verdict in grading:
+        results[completion.key].completions.append(completion)
+        results[completion.key].verdicts.append(verdict.result())
     return results
 
 
-def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
-    """The statistics of an evaluation.
+def policy_versions(results: Sequence[PromptResult]) -> set[int]:
+    """Return the policy versions that any token of the completions was sampled with."""
+    completions = [completion for result in results for completion in result.completions]
+    return {version for completion in completions for version in completion.policy_versions}
 
-    standard_error is over prompts, of the mean of their pass rates; None for a single prompt.
-    pass_rate_<task>, num_prompts_<task>: of each task.
+
+def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
+    """Return the statistics of an evaluation: the fields of `metrics.rows.EvalRow` that describe its samples.
+
+    standard_error is that of the mean of the prompts' pass rates, over prompts; None for a single prompt.
+    pass_rate_<task>, num_prompts_<task> come for each task.
     """
+    # Over prompts, not over completions: those of one prompt share its difficulty, so they are not
+    # independent.
     rates = [tally.pass_rate for tally in tallies]
     num_samples = sum(tally.num_samples for tally in tallies)
     summary = {

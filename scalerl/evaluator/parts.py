@@ -1,7 +1,7 @@
-"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ... and leaves
-its tallies in a file.
- A part counts for the policy it names, whichever attempt wrote it: an evaluation that was cut short keeps the
-parts that are done.
+"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ...
+
+It leaves its tallies in a file. A part counts for the policy it names, whichever attempt wrote it: an
+evaluation that was cut short keeps the parts that are done.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The share of one evaluator in one evaluation."""
+    """evaluations/<step>.part-<i>-of-<n>.json: the share of one evaluator in one evaluation."""
 
     name: str
-    """Of the policy's folder in weights/, with the hash of its content."""
+    """Name of the policy's folder in weights/, with the hash of its content."""
     evaluation_s: float
+    """Seconds it took."""
     tallies: list[PromptTally]
-    """Of every n-th held-out prompt, in their order."""
+    """Tallies of every n-th held-out prompt, in their order."""
 
 
 def interleave_tallies(parts: Sequence[Part]) -> list[PromptTally]:
-    """All prompts in the order of the held-out file, from the parts 0 to n - 1."""
+    """Return the tallies of all prompts, in the order of the held-out file, from the parts 0 to n - 1."""
     by_position = {
         index + number * len(parts): tally
         for index, part in enumerate(parts)
@@ -40,18 +41,16 @@ class Parts:
     """The parts in evaluations/ as one of the evaluators sees them."""
 
     def __init__(self, paths: RunPaths, *, index: int, num: int, attempt: int) -> None:
-        """`index`: of this evaluator, of `num`."""
+        """Be evaluator `index` of `num`."""
         self.paths, self.index, self.num, self.attempt = paths, index, num, attempt
         self._waiting_for = ""
 
     def next_request(self) -> EvaluationRequest | None:
-        """The oldest request that lacks this evaluator's part."""
-        lacking = [
-            request for request in pending_evaluations(self.paths) if self._read(request, self.index) is None
-        ]
-        pending = pending_evaluations(
-            self.paths
-        )  # again: a part is deleted after its request has been answered
+        """Return the oldest request that lacks this evaluator's part, or None."""
+        pending = pending_evaluations(self.paths)
+        lacking = [request for request in pending if self._read(request, self.index) is None]
+        # Listed again: a part is deleted once its request is answered, and would then seem to be lacking.
+        pending = pending_evaluations(self.paths)
         return next((request for request in lacking if request in pending), None)
 
     def write(self, request: EvaluationRequest, tallies: list[PromptTally], evaluation_s: float) -> None:
@@ -65,7 +64,7 @@ class Parts:
         write_json(self.paths.evaluation_part(request.step, self.index, self.num), asdict(part))
 
     def collect(self, request: EvaluationRequest) -> list[Part] | None:
-        """The parts of all evaluators; None while some are missing, which the log then names once."""
+        """Return the parts of all evaluators; None while some are missing, which the log names once."""
         parts = {index: self._read(request, index) for index in range(self.num)}
         whole = [part for part in parts.values() if part is not None]
         if len(whole) == self.num:
@@ -84,7 +83,7 @@ class Parts:
                 path.unlink()
 
     def _read(self, request: EvaluationRequest, index: int) -> Part | None:
-        """None also for the part of another policy: of a lost timeline."""
+        """Return an evaluator's part, or None if it is not there or of a policy of a lost timeline."""
         try:
             values: dict[str, Any] = read_json(self.paths.evaluation_part(request.step, index, self.num))
         except FileNotFoundError:

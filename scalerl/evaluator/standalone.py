@@ -1,5 +1,4 @@
-"""mean@k of any model on prepared problems, outside a run: `scalerl evaluate --model DIR --data FILE --output
-FILE`."""
+"""Measure mean@k of any model on prepared problems, outside a run: `scalerl evaluate`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,11 @@ OUTPUT_SUFFIXES = (".parquet", ".json")
 def evaluate_model(
     model: Path, data: Path, output: Path, config: RunConfig, samples_per_prompt: int
 ) -> dict[str, Any]:
-    """Sample and grade `samples_per_prompt` completions of every problem in `data`; one row a problem goes to
-    `output`.
+    """Sample and grade `samples_per_prompt` completions of every problem in `data`; return the summary.
 
+    One row a problem goes to `output`; see `summarise` for the summary.
     config: model.dtype and lm_head_precision, length.*, algo.temperature, data.*instruction, generator.*
-    (engine and verifier) and seed are used. Returns the summary (see `summarise`).
+    (engine and verifier) and seed are used.
 
     Raises:
         ValueError: `output` is neither .parquet nor .json, `data` is not a prepared set, a prompt is too
@@ -38,22 +37,19 @@ def evaluate_model(
     problems = load_problems(data)
     tokenizer = load_tokenizer(model)
     prompts = PromptEncoder(tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens)
+    # A prompt that is too long must not cost an evaluation: it is found now.
     for problem in problems:
-        prompts.encode(
-            problem.prompt_id, problem.prompt, problem.task
-        )  # a prompt that is too long must not cost an evaluation
+        prompts.encode(problem.prompt_id, problem.prompt, problem.task)
     with start_verifier(config, problems) as pool:  # before the engine: it refuses quickly
         engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))
         try:
-            sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, config.seed)
-            max_num_seqs = config.generator.max_num_seqs
             results = sample_and_grade(
                 problems,
                 samples_per_prompt,
-                sampler=sampler,
+                sampler=CompletionSampler(engine, tokenizer, config.length, config.seed),
                 prompts=prompts,
                 pool=pool,
-                max_num_seqs=max_num_seqs,
+                max_num_seqs=config.generator.max_num_seqs,
             )
         finally:
             engine.shutdown()
@@ -63,6 +59,7 @@ def evaluate_model(
 
 
 def _row(result: PromptResult) -> dict[str, Any]:
+    """Return what the output says of one problem; lists are [completions]."""
     problem, completions = result.problem, result.completions
     return {
         "prompt_id": problem.prompt_id,

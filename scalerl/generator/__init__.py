@@ -1,5 +1,9 @@
-"""The generator: samples the admitted prompt groups without a pause, grades them, and publishes each group
-that is whole."""
+"""The generator: sample the admitted prompt groups without a pause, grade them, publish those that are whole.
+
+loop.py        the process and its rounds
+follow.py      watches for new policies, and checks their weights, beside the engine
+unfinished.py  a prompt group on its way
+"""
 
 from scalerl.generator.loop import run_generator
 

@@ -1,9 +1,10 @@
-"""The generator process: follow the policy, start admitted groups, sample, publish - one engine step at a
-time, never a batch.
+"""The generator process: follow the policy, start admitted groups, sample, publish.
 
     scalerl role generator --index 0 --dir runs/x --attempt 1        (started by `scalerl run`)
- It keeps no state: what is admitted, its own, not in the spool and not running gets started. So it may die
-and come back.
+
+It goes one engine step at a time, never a batch: a slow completion holds nothing up. It keeps no state: what
+is admitted, its own, not in the spool and not running gets started. So it may die and come back, and loses
+only the completions it had begun.
 """
 
 import time
@@ -33,7 +34,9 @@ from scalerl.spool.shards import Spool
 from scalerl.spool.weights import pinned_weights
 
 IDLE_S = 0.02
+"""Seconds to sleep when there is nothing to sample."""
 RECONCILE_S = 2.0
+"""Seconds between two comparisons of the admitted groups with the spool."""
 
 
 def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
@@ -111,8 +114,10 @@ class Generator:
         self._pool = start_verifier(config, problems.values())
 
     def advance(self) -> None:
-        """Load a new policy if there is one, start groups, do one engine step, publish what is whole. Sleeps
-        briefly if idle."""
+        """Load a new policy if there is one, start groups, do one engine step, publish what is whole.
+
+        With nothing to sample it sleeps briefly.
+        """
         self._follow()
         self._reconcile()
         self._start_groups()
@@ -128,30 +133,39 @@ class Generator:
         self._pool.close()
 
     def _follow(self) -> None:
+        """Serve the policy of the newest manifest, between two engine steps, while completions run on."""
         manifest = self._follower.latest()
         if manifest == self._manifest:
             return
         if goes_back(manifest, self._engine.policy_version):
             self._sampler.abort()
             self._groups.clear()
-        if manifest.name != self._engine.policy_name:
-            try:
-                with pinned_weights(self._paths, manifest.name, f"{self._name}.{self._attempt}") as folder:
-                    load_s = self._engine.reload(folder, manifest.policy_version)
-            except FileNotFoundError:
-                if read_manifest(self._paths) == manifest:
-                    raise
-                return  # a newer policy replaced it
-            num_running = self._sampler.num_running
-            print(
-                f"{self._name}: policy {manifest.name} loaded in {load_s:.3f} s with {num_running} completions running"
-            )
+        if manifest.name != self._engine.policy_name and not self._reload(manifest):
+            return
+        # Only now may the groups it admits be started: with the policy that admits them, or a newer one.
         self._manifest = manifest
         self._reconcile_at_s = 0.0
 
+    def _reload(self, manifest: PolicyManifest) -> bool:
+        """Load the weights of a manifest; return False if a newer policy has replaced them meanwhile."""
+        try:
+            with pinned_weights(self._paths, manifest.name, f"{self._name}.{self._attempt}") as folder:
+                load_s = self._engine.reload(folder, manifest.policy_version)
+        except FileNotFoundError:
+            if read_manifest(self._paths) == manifest:
+                raise
+            return False
+        print(
+            f"{self._name}: policy {manifest.name} loaded in {load_s:.3f} s "
+            f"with {self._sampler.num_running} completions running"
+        )
+        return True
+
     def _reconcile(self) -> None:
-        """Compare what is admitted with what is in the spool: lost or quarantined groups are started
-        again."""
+        """Find the groups to start: those admitted that are neither in the spool nor running.
+
+        That is how a group comes back whose shard the trainer has quarantined, or whose generator died.
+        """
         if time.monotonic() < self._reconcile_at_s:
             return
         self._reconcile_at_s = time.monotonic() + RECONCILE_S
@@ -169,8 +183,7 @@ class Generator:
         )
 
     def _start_groups(self) -> None:
-        """Keep the engine full, and no more than that: what waits here is sampled with a newer policy
-        later."""
+        """Keep the engine full, and no fuller: what waits here is sampled with a newer policy later."""
         num_completions = self._config.batch.generations_per_prompt
         while self._waiting and self._sampler.num_running < self._config.generator.max_num_seqs:
             group, prompt_id = self._waiting.popleft()
@@ -187,6 +200,7 @@ class Generator:
                 self._sampler.submit((group, completion), token_ids)
 
     def _sample(self) -> None:
+        """Do one engine step, and hand the completions that finished to the verifier."""
         for completion in self._sampler.step():
             group, index = completion.key
             problem = self._groups[group].problem
@@ -194,13 +208,18 @@ class Generator:
             self._groups[group].add(index, completion, verdict)
 
     def _publish(self) -> None:
+        """Publish the groups that are whole, in whatever order they became so."""
         for group in [group for group in self._groups.values() if group.graded]:
+            # Before each shard: a generator that a newer attempt has replaced must publish no more. A shard
+            # that slips in between check and publish does no harm: the first of a group wins, and the trainer
+            # checks prompt and policy versions of all it trains.
             check_attempt(self._paths, self._attempt)
             self._spool.publish(group.rollouts(self._reward, self._name, self._attempt))
             del self._groups[group.group]
 
 
 def _penalty(length: LengthConfig) -> tuple[int, int] | None:
+    """Return (L_max, L_cache) of the length penalty, in tokens; None if the run has none."""
     if length.length_control != "length_penalty":
         return None
     return length.penalty_max_tokens, length.penalty_cache_tokens

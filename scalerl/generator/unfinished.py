@@ -1,5 +1,4 @@
-"""One prompt group on its way: completions come in, are graded beside the engine, and become rollouts when
-all are there."""
+"""A prompt group on its way: completions come in, are graded beside the engine, become rollouts."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,31 +12,38 @@ from scalerl.tasks.task import Verdict
 
 @dataclass(kw_only=True)
 class UnfinishedGroup:
-    """`completions` and `verdicts` are by index in the group; the index is filled when the completion
-    finished."""
+    """A group some of whose completions are still sampled or graded."""
 
     group: int
+    """Index of the group in the run."""
     problem: Problem
     num_completions: int
+    """Completions the group will have."""
     completions: dict[int, Completion] = field(default_factory=dict)
+    """Finished completions by their index in the group."""
     verdicts: dict[int, Future[Verdict]] = field(default_factory=dict)
+    """Verdicts on them, or to come, by the same index."""
 
     def add(self, index: int, completion: Completion, verdict: Future[Verdict]) -> None:
+        """Note a completion that has finished."""
         self.completions[index] = completion
         self.verdicts[index] = verdict
 
     @property
     def sampled(self) -> bool:
-        """Whether every completion has finished."""
+        """Say whether every completion has finished."""
         return len(self.completions) == self.num_completions
 
     @property
     def graded(self) -> bool:
-        """Whether every completion has finished and has its verdict."""
+        """Say whether every completion has finished and has its verdict."""
         return self.sampled and all(verdict.done() for verdict in self.verdicts.values())
 
     def rollouts(self, reward: Callable[[bool, int], float], writer: str, attempt: int) -> list[Rollout]:
-        """The rows of the group's shard; `reward(correct, num_tokens)`. Only when graded."""
+        """Return the rows of the group's shard; the group must be graded.
+
+        reward: called with (correct, num_tokens) of each completion.
+        """
         return [self._rollout(index, reward, writer, attempt) for index in range(self.num_completions)]
 
     def _rollout(

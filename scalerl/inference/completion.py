@@ -1,9 +1,9 @@
-"""Whole completions: one request each, or two with a forced interruption of the thinking in between (paper,
-section 2).
- With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that
+"""Whole completions: one request each, or two with a forced interruption of the thinking in between.
+
+With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that
 budget. If it ended by itself, that was all. If the thinking ended within the budget, phase 2 only lets the
 solution go on to its limit. Otherwise the interruption text is forced, outside the loss, and phase 2 samples
-the answer.
+the answer (paper, section 2).
 """
 
 import random
@@ -21,34 +21,41 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Generic[Key]):
-    """One finished completion; lists are [completion tokens], the end-of-sequence token included if it was
-    sampled.
-
-    logprobs: natural log, 0 where forced. loss_mask: false where forced. policy_versions: that sampled each
-    token (forced
-    tokens: that was served when they were forced). text: decoded, without the end-of-sequence token.
-    started_s, finished_s: unix.
-    """
+    """One finished completion of T tokens, the end-of-sequence token included if it was sampled."""
 
     key: Key
+    """Name its caller gave it."""
     prompt_token_ids: Sequence[int]
+    """[P] token ids of the prompt."""
     token_ids: list[int]
+    """[T] token ids."""
     logprobs: list[float]
+    """[T] log-probabilities in nats, under the distribution sampled from; 0 where forced."""
     loss_mask: list[bool]
+    """[T] false where forced."""
     policy_versions: list[int]
+    """[T] policy that sampled each token; of a forced one, the policy served when it was forced."""
     text: str
+    """Decoded tokens, without the end-of-sequence token."""
     truncated: bool
+    """True if it ran out of tokens."""
     interrupted: bool
+    """True if its thinking was cut short by force."""
     started_s: float
+    """Unix time of submission, in seconds."""
     finished_s: float
+    """Unix time of the last token, in seconds."""
 
     @property
     def finish_reason(self) -> str:
+        """Return "length" if it ran out of tokens, else "stop"."""
         return "length" if self.truncated else "stop"
 
 
 @dataclass(kw_only=True, slots=True)
 class _Running:
+    """A completion on its way, over one or two requests; see `Completion`."""
+
     key: Any
     prompt_token_ids: Sequence[int]
     cache_salt: str
@@ -62,11 +69,11 @@ class _Running:
 
 
 class CompletionSampler(Generic[Key]):
-    """Samples completions with the length control of a run. Keys are the caller's own names of its
-    completions."""
+    """Completions under the length control of a run. Keys are the caller's own names of its completions."""
 
     def __init__(self, engine: SamplingEngine, tokenizer: Any, length: LengthConfig, seed: int) -> None:
-        """
+        """Sample with `engine`; `seed` draws the thinking budgets.
+
         Raises:
             ValueError: thinking budget and interruption text leave no room for an answer.
         """
@@ -82,12 +89,14 @@ class CompletionSampler(Generic[Key]):
             longest = length.interruption_max_tokens + len(self._forced_token_ids)
             if longest >= length.max_completion_tokens:
                 raise ValueError(
-                    f"length.interruption_max_tokens and the {len(self._forced_token_ids)} tokens of interruption_text make {longest}: "
-                    f"no answer fits max_thinking_tokens + max_solution_tokens = {length.max_completion_tokens}"
+                    f"length.interruption_max_tokens and the {len(self._forced_token_ids)} tokens of "
+                    f"interruption_text make {longest}: no answer fits "
+                    f"max_thinking_tokens + max_solution_tokens = {length.max_completion_tokens}"
                 )
 
     @property
     def num_running(self) -> int:
+        """Return how many completions were submitted and are not finished."""
         return len(self._running)
 
     def submit(self, key: Key, prompt_token_ids: Sequence[int]) -> None:
@@ -98,10 +107,13 @@ class CompletionSampler(Generic[Key]):
             max_tokens = self._random.randint(
                 self._length.interruption_min_tokens, self._length.interruption_max_tokens
             )
+        # The salt keeps prefixes apart that different policies computed. Without it a completion begun after
+        # a reload would find the prompt's KV cache in the prefix cache, as the policy before left it: its
+        # tokens would be of a mixture that no policy version names.
         running = _Running(
             key=key,
             prompt_token_ids=prompt_token_ids,
-            cache_salt=self._engine.policy_name,  # the KV cache of another policy must not serve as prefix
+            cache_salt=self._engine.policy_name,
             started_s=time.time(),
             last_phase=not controlled,
         )
@@ -113,7 +125,7 @@ class CompletionSampler(Generic[Key]):
         self._running.clear()
 
     def step(self) -> list[Completion[Key]]:
-        """One step of the engine; returns the completions that finished with it."""
+        """Do one step of the engine, and return the completions that finished with it."""
         finished = []
         for segment in self._engine.step():
             running = self._running.pop(segment.request_id)
@@ -126,6 +138,7 @@ class CompletionSampler(Generic[Key]):
         return finished
 
     def _request(self, running: _Running, max_tokens: int) -> None:
+        """Have the engine go on with a completion, for at most `max_tokens` tokens."""
         request_id = str(self._num_requests)
         self._num_requests += 1
         self._running[request_id] = running
@@ -134,7 +147,7 @@ class CompletionSampler(Generic[Key]):
         self._engine.submit(request_id, token_ids, max_tokens=max_tokens, cache_salt=running.cache_salt)
 
     def _prepare_last_phase(self, running: _Running) -> int:
-        """Interrupt the thinking if it still goes on; returns the tokens the solution may still have."""
+        """Interrupt the thinking if it still goes on; return how many tokens the solution may still have."""
         running.last_phase = True
         num_solution_tokens = self._count_solution_tokens(running.token_ids)
         if num_solution_tokens is not None:
@@ -150,10 +163,11 @@ class CompletionSampler(Generic[Key]):
         )
 
     def _count_solution_tokens(self, token_ids: list[int]) -> int | None:
-        """How many tokens follow the end of thinking; None if the thinking goes on."""
+        """Return how many tokens follow the end of thinking; None if the thinking goes on."""
         think_end = self._length.think_end
         if think_end not in self._decode(token_ids):
             return None
+        # think_end may be several tokens, cut in many ways: look for the shortest prefix whose text has it.
         end = bisect_left(
             range(len(token_ids)), True, key=lambda last: think_end in self._decode(token_ids[: last + 1])
         )
@@ -183,6 +197,7 @@ class CompletionSampler(Generic[Key]):
 
 
 def _extend(running: _Running, segment: Segment) -> None:
+    """Add what one request sampled."""
     running.token_ids += segment.token_ids
     running.logprobs += segment.logprobs
     running.loss_mask += [True] * len(segment.token_ids)

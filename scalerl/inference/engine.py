@@ -1,8 +1,9 @@
-"""The vLLM engine, in this process: token ids in, sampled token ids with logprobs and per-token policy
-versions out.
- `reload` swaps the weights between two steps while requests run (in-flight update): their KV cache stays as
-it is, their next tokens come from the new policy. Two environments are supported with the same code: CPU
-(tests, demo) and CUDA.
+"""The vLLM engine, in this process: token ids in, sampled token ids with logprobs and policy versions out.
+
+`reload` swaps the weights between two steps while requests run (in-flight update). Their KV cache stays as it
+is, their next tokens come from the new policy. vLLM reports for each request which spans of its tokens were
+sampled with which weights; these spans become the policy versions of the tokens. CPU (tests, demo) and CUDA
+share the code.
 """
 
 import os
@@ -14,32 +15,44 @@ from typing import Any
 
 from scalerl.config import RunConfig
 
-BLOCK_TOKENS_CPU = 32  # the default of 128 makes short prompts miss the prefix cache
+BLOCK_TOKENS_CPU = 32
+"""Tokens of a KV cache block on CPU; with the default of 128 short prompts miss the prefix cache."""
 
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: reload falls exactly between two steps
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the same sampler on CPU and CUDA
+    # The engine runs in this process, so that a reload falls exactly between two steps.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # The same sampler on CPU and CUDA.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
+"""Variables that must have these values."""
 _ENVIRONMENT_DEFAULTS = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What an engine is started with; `max_tokens` is the context length, prompt included."""
+    """What an engine is started with."""
 
     dtype: str
+    """Dtype of the body: "bfloat16" or "float32"."""
     fp32_head: bool
+    """Compute logits in fp32, whatever the dtype of the body."""
     max_tokens: int
+    """Context length in tokens, prompt included."""
     max_num_seqs: int
+    """Requests that run at once."""
     kv_cache_gb: float
+    """GiB of KV cache; 0 lets vLLM decide, on a GPU only."""
     temperature: float
+    """Divisor of the logits."""
     seed: int
+    """Seed of the sampler."""
     tensor_parallel_size: int = 1
+    """Devices the engine spans."""
 
     @classmethod
     def of(cls, config: RunConfig, seed: int) -> "EngineOptions":
-        """The engine of a run; generator and evaluator sample alike."""
+        """Return the options of a run's engines; generator and evaluator sample alike."""
         return cls(
             dtype=config.model.dtype,
             fp32_head=config.model.generator_fp32_head,
@@ -54,23 +67,25 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """What one request sampled. Lists are [tokens]; the end-of-sequence token, if sampled, is the last of
-    them.
-
-    logprobs: natural log, temperature included. stopped: ended by an end-of-sequence token, not by its token
-    limit.
-    """
+    """What one request sampled: T tokens, the last of them the end-of-sequence token if it was sampled."""
 
     request_id: str
+    """Name its caller gave it."""
     token_ids: list[int]
+    """[T] token ids."""
     logprobs: list[float]
+    """[T] log-probabilities in nats, temperature included."""
     policy_versions: list[int]
+    """[T] version of the policy that sampled each token."""
     stopped: bool
+    """True if an end-of-sequence token ended it, false if its token limit did."""
 
 
 def import_vllm() -> None:
-    """Set vLLM's environment and import it, which takes about eight seconds; a role does it while it waits
-    for the trainer."""
+    """Set vLLM's environment and import it.
+
+    That takes about eight seconds, so a role does it while it waits for the trainer.
+    """
     os.environ.update(_ENVIRONMENT)
     for name, value in _ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -94,12 +109,14 @@ class SamplingEngine:
 
     @property
     def num_running(self) -> int:
-        """Requests submitted and not finished."""
+        """Return how many requests were submitted and are not finished."""
         return self._engine.get_num_unfinished_requests()
 
     def submit(self, request_id: str, token_ids: Sequence[int], *, max_tokens: int, cache_salt: str) -> None:
-        """Sample up to `max_tokens` tokens after `token_ids`. Prefixes are shared only among requests of one
-        `cache_salt`."""
+        """Begin to sample up to `max_tokens` tokens after `token_ids`.
+
+        Prefixes are shared only among requests of one `cache_salt`.
+        """
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -116,8 +133,7 @@ class SamplingEngine:
         self._engine.add_request(request_id, prompt, params, arrival_time=time.time())
 
     def step(self) -> list[Segment]:
-        """Sample one token for every running request (vLLM's scheduler permitting); returns the requests that
-        finished."""
+        """Sample one token for every request that vLLM schedules; return the requests that finished."""
         return [self._segment(output) for output in self._engine.step() if output.finished]
 
     def abort(self, request_ids: Sequence[str]) -> None:
@@ -125,7 +141,7 @@ class SamplingEngine:
         self._engine.abort_request(list(request_ids))
 
     def reload(self, folder: Path, policy_version: int) -> float:
-        """Serve the weights of `folder` from the next step on; returns the seconds it took.
+        """Serve the weights of `folder` from the next step on; return the seconds it took.
 
         Raises:
             FileNotFoundError: the folder is gone; the engine goes on with the policy it had.
@@ -141,7 +157,8 @@ class SamplingEngine:
         self._engine.engine_core.shutdown()
 
     def _confirm(self, name: str, policy_version: int) -> None:
-        """Ask every worker what it serves; only then are tokens attributed to this policy."""
+        """Ask every worker what it serves, and only then attribute tokens to this policy."""
+        # A worker that silently kept its old weights would spoil every rollout after it.
         served = self._engine.collective_rpc("served_policy")
         if set(served) != {name}:
             raise RuntimeError(f"the engine was given the policy {name}, but its workers serve {served}")
@@ -150,8 +167,10 @@ class SamplingEngine:
         self.policy_name, self.policy_version = name, policy_version
 
     def _segment(self, output: Any) -> Segment:
+        """Return what a finished request sampled, each token with the policy that sampled it."""
         completion = output.outputs[0]
         policy_versions: list[int] = []
+        # A span [start, end) of tokens was sampled with one policy; every reload begins a new one.
         for span in completion.weight_versions:
             assert span.start == len(policy_versions)
             policy_versions += [self._versions[span.version]] * (span.end - span.start)
@@ -168,34 +187,41 @@ class SamplingEngine:
 
 
 def _start(folder: Path, options: EngineOptions) -> Any:
+    """Start vLLM with the model in `folder`."""
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.platforms import current_platform
     from vllm.v1.engine.llm_engine import LLMEngine
+
+    arguments = EngineArgs(
+        model=str(folder),
+        dtype=options.dtype,
+        max_model_len=options.max_tokens,
+        max_num_seqs=options.max_num_seqs,
+        tensor_parallel_size=options.tensor_parallel_size,
+        seed=options.seed,
+        enable_prefix_caching=True,
+        async_scheduling=False,  # with it, version spans are off by one token after a reload
+        logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature included
+        worker_extension_cls="scalerl.inference.worker.PolicyWorker",
+        disable_log_stats=True,
+        **_device_arguments(options),
+    )
+    return LLMEngine.from_engine_args(arguments)
+
+
+def _device_arguments(options: EngineOptions) -> dict[str, Any]:
+    """Return the engine arguments that depend on the machine, and those that are set only where needed."""
+    from vllm.platforms import current_platform
 
     arguments: dict[str, Any] = {}
     if current_platform.is_cpu():
         if options.kv_cache_gb == 0:
             raise ValueError(
-                "generator.kv_cache_gb is 0, which lets a GPU decide; on a CPU set it, 0.5 will do for a tiny model"
+                "generator.kv_cache_gb is 0, which lets a GPU decide; on a CPU set it, "
+                "0.5 will do for a tiny model"
             )
         arguments |= {"enforce_eager": True, "block_size": BLOCK_TOKENS_CPU}
     if options.kv_cache_gb:
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
     if options.fp32_head:
         arguments["hf_overrides"] = {"head_dtype": "float32"}
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=str(folder),
-            dtype=options.dtype,
-            max_model_len=options.max_tokens,
-            max_num_seqs=options.max_num_seqs,
-            tensor_parallel_size=options.tensor_parallel_size,
-            seed=options.seed,
-            enable_prefix_caching=True,
-            async_scheduling=False,  # with it, version spans are off by one token after a reload
-            logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature included
-            worker_extension_cls="scalerl.inference.worker.PolicyWorker",
-            disable_log_stats=True,
-            **arguments,
-        )
-    )
+    return arguments

@@ -1,4 +1,4 @@
-"""What runs inside every vLLM worker: reloading weights in place, and saying which policy the weights are."""
+"""What runs inside every vLLM worker: it reloads weights in place, and says which policy they are."""
 
 import logging
 from collections.abc import Iterator
@@ -14,8 +14,7 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 
 
 class PolicyWorker:
-    """Mixed into vLLM's worker class (`worker_extension_cls`); its methods are called with
-    `collective_rpc`."""
+    """Methods that vLLM mixes into its worker class (worker_extension_cls), called by `collective_rpc`."""
 
     device: torch.device
     model_runner: Any
@@ -23,8 +22,7 @@ class PolicyWorker:
     reload_weights: Any
 
     def load_policy(self, folder: str) -> None:
-        """Replace the weights by those of a published folder. Running requests keep their (now stale) KV
-        cache.
+        """Replace the weights by those of a published folder; running requests keep their KV cache.
 
         Raises:
             FileNotFoundError: the folder is gone; the weights in use are untouched, since every file is
@@ -34,6 +32,7 @@ class PolicyWorker:
         if not paths:
             raise FileNotFoundError(f"{folder} holds no *.safetensors file")
         with ExitStack() as stack:
+            # All are opened before the first weight is replaced: a policy is swapped whole or not at all.
             files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
             self._forget_expert_kernels()
             self.reload_weights(weights_iterator=_tensors(files))
@@ -41,10 +40,11 @@ class PolicyWorker:
         self._loaded_policy = Path(folder).name
 
     def served_policy(self) -> str:
-        """The name of the folder whose weights this worker computes with."""
+        """Return the name of the folder whose weights this worker computes with."""
         return getattr(self, "_loaded_policy", Path(self.model_config.model).name)
 
     def _forget_expert_kernels(self) -> None:
+        """Have the reload pack the weights of experts again."""
         if self.device.type != "cpu":
             return
         # On CPU experts compute with packed weights, which vLLM packs only where it builds their kernel: a
@@ -56,6 +56,7 @@ class PolicyWorker:
                 module.quant_method.moe_kernel = None
 
     def _repack_tied_head(self) -> None:
+        """Renew the packed weight of a head that is tied to the embedding."""
         if self.device.type != "cpu":
             return
         # On CPU a linear layer computes with a packed copy of its weight. The reload renews the copies of all
@@ -69,6 +70,7 @@ class PolicyWorker:
 
 
 def _tensors(files: list[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and content of every tensor in the files."""
     for file in files:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             yield name, file.get_tensor(name)
