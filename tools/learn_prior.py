@@ -8,7 +8,9 @@ when curves are cut short and predicted) and the drift (90 % coverage behind the
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ WANDER_LENGTHS = (0.2, 0.3, 0.5)
 SCATTERS = (0.6, 0.8)
 """The score is flat below and learns whatever is the least; the published extrapolations are predicted no
 better."""
+NOISES = tuple(product(WANDER_SDS, WANDER_LENGTHS, SCATTERS))
 DRIFTS = tuple(np.arange(0.004, 0.0201, 0.001).round(3))
 """Never none: the cuts reach only three times beyond their windows, and the tool will be asked for more."""
 CUTS = (0.35, 0.5, 0.65)
@@ -79,8 +82,8 @@ def others(runs: list[PublishedRun], figure: str | None) -> list[PublishedRun]:
     return list(best.values())
 
 
-def learn(runs: list[PublishedRun]) -> Prior:
-    """Return the prior that these runs teach."""
+def learn(runs: list[PublishedRun], noises: Sequence[tuple[float, float, float]] = NOISES) -> Prior:
+    """Return the prior that these runs teach, its noise one of `noises`."""
     fits = [fit_least_squares(run.compute, run.pass_rate, run.r0) for run in runs]
     log_b = np.log([fit.b for fit in fits])
     gain = np.array([(fit.a - fit.r0) / (1 - fit.r0) for fit in fits])
@@ -94,13 +97,10 @@ def learn(runs: list[PublishedRun]) -> Prior:
         gain_sd=gain.std(ddof=1),
         white_scatter=float(np.median(scatters)),
     )
-    noises = [
-        replace(prior, wander_sd=sd, wander_length=length, scatter=scatter)
-        for sd in WANDER_SDS
-        for length in WANDER_LENGTHS
-        for scatter in SCATTERS
+    priors = [
+        replace(prior, wander_sd=sd, wander_length=length, scatter=scatter) for sd, length, scatter in noises
     ]
-    prior = min(noises, key=lambda noise: _cut_score(runs, noise))
+    prior = min(priors, key=lambda prior: _cut_score(runs, prior))
     return replace(prior, drift=_learn_drift(runs, prior))
 
 
@@ -114,8 +114,10 @@ def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
 
 
 def crps(draws: FloatArray, observed: FloatArray) -> FloatArray:
-    """E|X - observed| - E|X - X'| / 2 of each column of `draws` [draws, points] (Gneiting and Raftery 2007,
-    section 4.2)."""
+    """Return E|X - observed| - E|X - X'| / 2 of each column of `draws` [draws, points].
+
+    It is the continuous ranked probability score (Gneiting and Raftery 2007, section 4.2).
+    """
     ordered = np.sort(draws, axis=0)
     n = len(ordered)
     spread = (2 * np.arange(1, n + 1) - n - 1) @ ordered / n**2
@@ -123,14 +125,14 @@ def crps(draws: FloatArray, observed: FloatArray) -> FloatArray:
 
 
 def _white_scatter(run: PublishedRun, fit: Sigmoid) -> float:
-    """Sd of the points about a fit of three parameters, in binomial sd."""
+    """Return the sd of the points about a fit of three parameters, in binomial sd."""
     window = run.window(np.ones(len(run.compute), dtype=bool))
     scaled = (run.pass_rate - fit(run.compute)) / window.binomial_sd
     return float(np.sqrt((scaled**2).sum() / (len(scaled) - 3)))
 
 
 def _learn_drift(runs: list[PublishedRun], prior: Prior) -> float:
-    """The least drift with which 90 % of the points behind a cut are covered."""
+    """Return the least drift with which 90 % of the points behind a cut are covered."""
     fits = []
     for run, mask in cuts(runs):
         draws = fit_posterior(run.window(mask), prior).predictive
@@ -162,10 +164,12 @@ class Score:
     num_inside: int
 
 
-def leave_one_figure_out(runs: list[PublishedRun]) -> list[Score]:
+def leave_one_figure_out(
+    runs: list[PublishedRun], noises: Sequence[tuple[float, float, float]] = NOISES
+) -> list[Score]:
     """Predict every curve with three or more extrapolation points, the prior learnt from the other figures."""
     long = [run for run in runs if (~run.fitted).sum() >= 3]
-    priors = {figure: learn(others(runs, figure)) for figure in {run.figure for run in long}}
+    priors = {figure: learn(others(runs, figure), noises) for figure in {run.figure for run in long}}
     return [_score(run, priors[run.figure]) for run in long]
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from scalerl.curve.alternatives import FAMILIES, compare_families
 from scalerl.curve.fit import fit_curve
+from scalerl.curve.identification import Identification
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.curve.window import Window
 
@@ -14,16 +15,17 @@ def window(curve, compute, seed=0, scatter=0.0035, r0=0.4) -> Window:
     return Window(compute=compute, pass_rate=np.clip(curve(compute) + noise, 0, 1), r0=r0)
 
 
-@pytest.mark.parametrize("end", [0.4, 0.7, 1.0])
+@pytest.mark.parametrize(("end", "share"), [(0.4, 0.4), (0.7, 0.4), (1.0, 1.0)])
 @pytest.mark.parametrize(("estimator", "seeds"), [("default", 40), ("least_squares", 40), ("paper", 12)])
-def test_before_c_mid_nothing_is_identified(end, estimator, seeds):
-    identified = 0
+def test_before_c_mid_nothing_is_identified(end, share, estimator, seeds):
+    """C_mid itself is the hardest end and has most seeds; well before it, not one run may be identified."""
+    identified, seeds = 0, round(share * seeds)
     for seed in range(seeds):
         b = (1.2, 1.7, 2.0, 2.6)[seed % 4]
         curve = Sigmoid(r0=0.4, a=0.62, b=b, c_mid=5000.0)
         fit = fit_curve(window(curve, np.linspace(500, 5000 * end, 30), seed), estimator)
         identified += fit.identification.identified
-    assert identified <= 1
+    assert identified <= (end == 1.0)
 
 
 def test_reason_and_way_out_are_given():
@@ -47,11 +49,7 @@ def test_the_compute_asked_for_identifies_most_runs():
 
 def test_a_bend_that_is_seen_is_identified():
     fit = fit_curve(window(Sigmoid(r0=0.4, a=0.6, b=2.0, c_mid=2500.0), np.linspace(1000, 15_000, 40)))
-    assert (
-        fit.identification.identified
-        and fit.identification.reason == ""
-        and fit.identification.needed_compute is None
-    )
+    assert fit.identification == Identification(identified=True, reason="", needed_compute=None)
     assert fit.curve.a == pytest.approx(0.6, abs=0.01)
 
 

@@ -5,9 +5,16 @@ import pytest
 
 from scalerl.curve.estimators.prior import PUBLISHED
 
+SHORTLIST = [
+    (0.0055, 0.2, 0.6), (0.0055, 0.3, 0.6), (0.0065, 0.5, 0.6), (0.0045, 0.2, 0.6), (0.0065, 0.5, 0.8),
+    (0.0045, 0.3, 0.6), (0.0065, 0.2, 0.6), (0.0065, 0.3, 0.6), (0.0055, 0.3, 0.8), (0.0055, 0.2, 0.8),
+]  # fmt: skip
+"""(wander sd, its length, scatter) of the tool's 30 that can win: every local minimum of the score, whichever
+figure is left out, and the neighbours of those chosen. With all 30, as the tool runs, the same are learnt."""
+
 
 def test_default_predicts_better_than_the_paper_leave_one_figure_out(tool, published):
-    scores = tool("learn_prior").leave_one_figure_out(published)
+    scores = tool("learn_prior").leave_one_figure_out(published, SHORTLIST)
     assert len(scores) == 9 and sum(score.num_points for score in scores) == 74
     rmse = {name: np.array([score.rmse[name] for score in scores]) for name in ("paper", "default")}
     assert rmse["default"].mean() <= 0.7 * rmse["paper"].mean()
@@ -17,7 +24,7 @@ def test_default_predicts_better_than_the_paper_leave_one_figure_out(tool, publi
 
 def test_shipped_prior_is_the_learnt_one(tool, published):
     learn_prior = tool("learn_prior")
-    learnt = learn_prior.learn(learn_prior.others(published, None))
+    learnt = learn_prior.learn(learn_prior.others(published, None), SHORTLIST)
     for name in (
         "log_b_mean",
         "log_b_scale",
@@ -42,10 +49,15 @@ def test_a_hidden_figure_teaches_nothing(tool, published):
 
 @pytest.mark.parametrize(("num_points", "window"), [(75, (1000, 16_000)), (25, (1500, 8000))])
 def test_intervals_of_a_cover_what_they_say(tool, num_points, window):
-    """500 simulated runs with the published parameters; binomial sd of the check itself is 1.4 %."""
-    result = tool("check_intervals").coverage(500, np.linspace(*window, num_points))
-    assert result.num_identified >= 400
-    assert 0.87 <= result.share <= 0.93
+    """252 simulated runs, 14 of each published curve.
+
+    The spread of normal scores is known to 1 / sqrt(2 * 252) = 4.5 %, and the share of hits to 1.9 %, which is 5.6 %
+    of the width: intervals 20 % too narrow would show a spread of 1.25 and hits in .81.
+    """
+    result = tool("check_intervals").coverage(252, np.linspace(*window, num_points))
+    assert result.num_identified >= 202
+    assert 0.9 <= result.spread <= 1.1
+    assert 0.86 <= result.share <= 0.94
 
 
 def test_robustness_power_law_and_slopes_of_the_paper(tool):
@@ -57,19 +69,3 @@ def test_robustness_power_law_and_slopes_of_the_paper(tool):
         assert ours == pytest.approx(published, abs=0.02)
     for published, slope, fixed in reproduce.slopes().values():
         assert slope == pytest.approx(published, abs=0.06) and fixed == pytest.approx(published, abs=0.08)
-
-
-def test_bench_targets_with_room_to_spare(tool):
-    """CPU time on one thread: 200 times the printed procedure; 500 runs in 20 s (measured on 25)."""
-    bench = tool("bench_fit")
-    compute, pass_rate = bench.simulate(75, 0)
-    (_, grid_squares), grid_s = bench.timed(
-        lambda: bench.printed_procedure(compute, pass_rate, 0.4), repeats=1
-    )
-    curve, ours_s = bench.timed(lambda: bench.fit_least_squares(compute, pass_rate, 0.4))
-    assert bench.sum_of_squares(curve, compute, pass_rate) <= grid_squares
-    assert grid_s / ours_s >= 200
-    _, batch_s = bench.timed(
-        lambda: bench.fit_batch([bench.simulate(75, seed) for seed in range(25)]), repeats=1
-    )
-    assert batch_s * 20 <= 20.0
