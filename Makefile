@@ -4,6 +4,7 @@ unexport PYTHONDONTWRITEBYTECODE    # without compiled files every start of an e
 PYTHON_BIN := .venv/bin/python
 SEED ?= 0
 RUN ?= runs/demo-seed0
+AXES := $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check sweep fit study
@@ -32,11 +33,12 @@ check: setup  ## run ruff, mypy and the import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-sweep: setup  ## run every point of an axis: AXIS=loss_type [SCALE=demo] [SEEDS=1] [CLUSTER=slurm|local] [THROTTLE=8] [RETRY=1] [YES=1] [DRY_RUN=1] [DIR=...] [ARGS=...]
-	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))"; exit 2; }
-	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --from-make --scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
-		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) $(if $(DIR),--dir "$(DIR)") \
-		$(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
+sweep: setup  ## run an axis: AXIS=loss_type [SCALE=demo SEEDS=1 CLUSTER=slurm THROTTLE=8 RETRY=1 YES=1 DRY_RUN=1 DIR=... ARGS=...]
+	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(AXES)"; exit 2; }
+	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(AXIS).toml --from-make \
+		--scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
+		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) \
+		$(if $(DIR),--dir "$(DIR)") $(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
 
 fit: setup  ## fit the sigmoid to a run and draw it: [RUN=runs/demo-seed0]
 	$(PYTHON_BIN) -m scalerl fit $(RUN)
