@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from factories import make_manifest, make_request
 from hypothesis import settings
 from left_out import leave_out
 
@@ -75,8 +76,14 @@ def _slowness(item: pytest.Item) -> tuple[int, int]:
 
 @pytest.fixture
 def paths(tmp_path) -> RunPaths:
-    """The paths of a run folder that is not there yet."""
+    """Return the paths of a run folder that is not there yet."""
     return RunPaths(tmp_path / "run")
+
+
+@pytest.fixture
+def run_folder(paths) -> None:
+    """Make the run folder of `paths`, empty."""
+    paths.create()
 
 
 @pytest.fixture(scope="session")
@@ -203,14 +210,12 @@ class FakeTrainer:
     def publish(self, policy_version: int, groups: range, prompt_id: str | None = None) -> PolicyManifest:
         name, sha256 = self.publish_weights(policy_version)
         admitted = [(group, prompt_id or self.problems[group % NUM_PROBLEMS].prompt_id) for group in groups]
-        manifest = PolicyManifest(
-            policy_version=policy_version,
+        manifest = make_manifest(
+            policy_version,
             name=name,
             sha256=sha256,
             next_group=groups.start,
-            batch_prompts=2,
             admitted=admitted,
-            attempt=1,
             published_s=time.time(),
         )
         publish_manifest(self.paths, manifest)
@@ -226,9 +231,8 @@ class FakeTrainer:
     def request(self, policy_version: int) -> EvaluationRequest:
         """Ask for the evaluation of a policy, with its version as the step."""
         name, sha256 = self.publish_weights(policy_version)
-        request = EvaluationRequest(
-            step=policy_version,
-            policy_version=policy_version,
+        request = make_request(
+            policy_version,
             name=name,
             sha256=sha256,
             epoch=0.5 * policy_version,

@@ -18,12 +18,8 @@ from scalerl.fence import (
     release_attempt,
 )
 from scalerl.files import read_json, write_json
-from scalerl.paths import RunPaths
 
-
-@pytest.fixture
-def paths(tmp_path):
-    return RunPaths(tmp_path)
+pytestmark = pytest.mark.usefixtures("run_folder")
 
 
 def own(paths, **owner):

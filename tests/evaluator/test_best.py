@@ -7,15 +7,8 @@ import shutil
 import pytest
 
 from scalerl.evaluator.best import keep_if_best
-from scalerl.paths import RunPaths
 
-
-@pytest.fixture
-def paths(tmp_path):
-    paths = RunPaths(tmp_path / "run")
-    paths.root.mkdir()
-    paths.create()
-    return paths
+pytestmark = pytest.mark.usefixtures("run_folder")
 
 
 def policy(paths, name):

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 import pytest
+from factories import make_request
 
 from scalerl.evaluator import finish
 from scalerl.evaluator.finish import evaluation_result, finish_oldest
@@ -10,7 +11,6 @@ from scalerl.evaluator.mean_at_k import PromptTally, summarise
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
 from scalerl.files import read_json, write_json
-from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 
 # of four completions each: pass rates 1, .5, 0, .25, .75
@@ -29,13 +29,9 @@ TALLIES = [
 ]
 
 
-@pytest.fixture
-def paths(tmp_path):
-    paths = RunPaths(tmp_path / "run")
-    paths.root.mkdir()
-    paths.create()
+@pytest.fixture(autouse=True)
+def _claimed(run_folder, paths) -> None:
     assert claim_attempt(paths) == 1
-    return paths
 
 
 def ask(paths, step, name="policy") -> EvaluationRequest:
@@ -43,16 +39,7 @@ def ask(paths, step, name="policy") -> EvaluationRequest:
     folder = paths.weights / f"{step:08d}-{name}"
     folder.mkdir()
     (folder / "model.safetensors").write_text(name)
-    request = EvaluationRequest(
-        step=step,
-        policy_version=step,
-        name=folder.name,
-        sha256="",
-        epoch=0.5,
-        tokens=7,
-        flops=8.0,
-        published_s=100.0,
-    )
+    request = make_request(step, name=folder.name)
     request_evaluation(paths, request)
     return request
 

@@ -7,15 +7,9 @@ from scalerl.metrics import ledger, rows
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.metrics.rows import EvalRow, StepRow, format_rows, post_row, read_rows
 from scalerl.metrics.writer import MetricsWriter
-from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours
 
-
-@pytest.fixture
-def paths(tmp_path):
-    paths = RunPaths(tmp_path)
-    paths.create()
-    return paths
+pytestmark = pytest.mark.usefixtures("run_folder")
 
 
 @pytest.fixture

@@ -6,43 +6,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from factories import make_group, make_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.spool import shards
-from scalerl.spool.schema import SCHEMA, Rollout, ShardError
+from scalerl.spool.schema import SCHEMA, ShardError
 from scalerl.spool.shards import BUCKET_GROUPS, Spool
-
-
-def make_rollout(group=0, completion=0, num_tokens=3, **changes) -> Rollout:
-    values = {
-        "group": group,
-        "completion": completion,
-        "prompt_id": f"prompt-{group}",
-        "task": "math",
-        "prompt_token_ids": [5, 6],
-        "completion_token_ids": list(range(num_tokens)),
-        "logprobs": [-0.5] * num_tokens,
-        "loss_mask": [True] * num_tokens,
-        "policy_versions": [group] * num_tokens,
-        "response": "x",
-        "reward": 1.0,
-        "correct": True,
-        "verdict": "match",
-        "finish_reason": "stop",
-        "truncated": False,
-        "interrupted": False,
-        "started_s": 1.5,
-        "finished_s": 2.5,
-        "writer": "generator-0",
-        "attempt": 1,
-    }
-    return Rollout(**(values | changes))
-
-
-def make_group(group: int, size: int = 2, **changes) -> list[Rollout]:
-    return [make_rollout(group, index, **changes) for index in range(size)]
-
 
 float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 int32 = st.integers(-(2**31), 2**31 - 1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from factories import make_rollout
 
 from scalerl.paths import RunPaths
 from scalerl.spool.admission import read_manifest
@@ -17,37 +18,27 @@ VOCABULARY = 31
 
 
 def make_group(group: int, prompt_id: str, policy_version: int, num_completions: int) -> list[Rollout]:
-    """Groups 0, 4, 8, ... have equal rewards; the others are mixed."""
+    """Return random completions; groups 0, 4, 8, ... have equal rewards, the others mixed ones."""
     random = np.random.default_rng(group)
     prompt = random.integers(3, VOCABULARY, size=6)
     rollouts = []
     for completion in range(num_completions):
         num_tokens = int(random.integers(4, 20))
-        correct = group % 4 != 0 and completion <= group % num_completions
-        rollouts.append(
-            Rollout(
-                group=group,
-                completion=completion,
-                prompt_id=prompt_id,
-                task="math",
-                prompt_token_ids=prompt.tolist(),
-                completion_token_ids=random.integers(3, VOCABULARY, size=num_tokens).tolist(),
-                logprobs=(-np.log(VOCABULARY) + 0.1 * random.normal(size=num_tokens)).tolist(),
-                loss_mask=[True] * num_tokens,
-                policy_versions=[policy_version] * num_tokens,
-                response="",
-                reward=1.0 if correct else -1.0,
-                correct=correct,
-                verdict="match" if correct else "mismatch",
-                finish_reason="stop",
-                truncated=completion == 0,
-                interrupted=completion == 1,
-                started_s=0.0,
-                finished_s=1.0,
-                writer="fake",
-                attempt=1,
-            )
+        rollout = make_rollout(
+            group,
+            completion,
+            num_tokens,
+            prompt_id=prompt_id,
+            prompt_token_ids=prompt.tolist(),
+            completion_token_ids=random.integers(3, VOCABULARY, size=num_tokens).tolist(),
+            logprobs=(-np.log(VOCABULARY) + 0.1 * random.normal(size=num_tokens)).tolist(),
+            policy_versions=[policy_version] * num_tokens,
+            correct=group % 4 != 0 and completion <= group % num_completions,
+            truncated=completion == 0,
+            interrupted=completion == 1,
+            writer="fake",
         )
+        rollouts.append(rollout)
     return rollouts
 
 

@@ -24,7 +24,7 @@ def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[su
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
         }
         command = [sys.executable, *(argument.replace("{rank}", str(rank)) for argument in arguments)]
         with Path(f"{log}.{rank}").open("ab") as file:

@@ -18,6 +18,8 @@ from scalerl.trainer.checkpoint import (
     find_checkpoint,
 )
 
+pytestmark = pytest.mark.usefixtures("run_folder")
+
 CONFIG = build_config({"budget.max_steps": 1, "trainer.num_ranks": 2})
 
 
@@ -39,13 +41,6 @@ def make_checkpoint(paths: RunPaths, step: int, world_size: int = 2):
     }
     write_json(folder / "state.json", state)
     return folder
-
-
-@pytest.fixture
-def paths(tmp_path):
-    paths = RunPaths(tmp_path)
-    paths.create()
-    return paths
 
 
 def test_a_fresh_run_has_none(paths):

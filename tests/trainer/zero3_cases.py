@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from factories import make_rollout
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -108,33 +109,24 @@ def save_models(folder: Path) -> None:
     Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts)).save_pretrained(folder / "moe")
 
 
-def make_rollout(
+def random_rollout(
     random: np.random.Generator, group: int, completion: int, num_tokens: int, correct: bool
 ) -> Rollout:
+    """Return a completion as the trainer reads it, in arrays; a fifth of its tokens are forced."""
     forced = random.random(num_tokens) < 0.2
     forced[-1] = False
     logprobs = -np.log(VOCABULARY) + 0.4 * random.normal(size=num_tokens)
-    return Rollout(
-        group=group,
-        completion=completion,
-        prompt_id=f"prompt-{group}",
-        task="math",
+    return make_rollout(
+        group,
+        completion,
+        num_tokens,
         prompt_token_ids=random.integers(0, VOCABULARY, size=int(random.integers(2, 9))),
         completion_token_ids=random.integers(0, VOCABULARY, size=num_tokens),
         logprobs=np.where(forced, 0.0, logprobs).astype(np.float32),
         loss_mask=~forced,
         policy_versions=np.zeros(num_tokens, dtype=np.int32),
-        response="",
-        reward=1.0 if correct else -1.0,
         correct=correct,
-        verdict="match" if correct else "mismatch",
-        finish_reason="stop",
-        truncated=False,
         interrupted=bool(forced.any()),
-        started_s=0.0,
-        finished_s=1.0,
-        writer="test",
-        attempt=1,
     )
 
 
@@ -143,7 +135,7 @@ def make_groups(step: int) -> list[list[Rollout]]:
     do."""
     random = np.random.default_rng(step)
     if step == 1:
-        group = [make_rollout(random, 0, index, 7, correct=index == 0) for index in range(2)]
+        group = [random_rollout(random, 0, index, 7, correct=index == 0) for index in range(2)]
         group[1].loss_mask[:] = False
         return [group]
     groups = []
@@ -151,6 +143,6 @@ def make_groups(step: int) -> list[list[Rollout]]:
         lengths = random.integers(2, 33, size=4)
         correct = [True] * 4 if group == 3 else [index <= group for index in range(4)]
         groups.append(
-            [make_rollout(random, group, index, int(lengths[index]), correct[index]) for index in range(4)]
+            [random_rollout(random, group, index, int(lengths[index]), correct[index]) for index in range(4)]
         )
     return groups

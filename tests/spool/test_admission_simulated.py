@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
+from factories import make_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,15 +46,11 @@ class SimulatedRun:
     def publish(self):
         next_group, batch_prompts = self.history[self.step]
         end = admit_until(self.off_policy, self.step, next_group, batch_prompts) + self.surplus
-        self.manifest = PolicyManifest(
-            policy_version=self.step,
-            name=f"{self.step:08d}",
-            sha256="",
+        self.manifest = make_manifest(
+            self.step,
             next_group=next_group,
             batch_prompts=batch_prompts,
             admitted=[(group, "p") for group in range(next_group, end)],
-            attempt=1,
-            published_s=0.0,
         )
 
     def start_generator(self, index):
@@ -174,33 +171,3 @@ def test_the_trainer_never_starves(off_policy):
     for _ in range(20_000):
         run.act()
     assert run.step > 30
-
-
-MANIFEST = PolicyManifest(
-    policy_version=4,
-    name="00000004-a",
-    sha256="",
-    next_group=10,
-    batch_prompts=2,
-    admitted=[(13, "d"), (10, "a"), (11, "b"), (12, "c")],
-    attempt=1,
-    published_s=0.0,
-)
-
-
-def test_startable_groups():
-    def groups(served_version, index, num_generators, taken=()):
-        return startable_groups(
-            MANIFEST, served_version, index=index, num_generators=num_generators, taken=taken
-        )
-
-    assert groups(4, 0, 1) == [(10, "a"), (11, "b"), (12, "c"), (13, "d")]
-    assert groups(4, 1, 2, taken={13}) == [(11, "b")]
-    assert groups(3, 0, 1) == [], "the manifest's policy is not loaded yet"
-    assert groups(9, 0, 2) == [], "a resumed trainer published an old version again, which is not loaded yet"
-
-
-def test_only_an_older_policy_goes_back():
-    assert goes_back(MANIFEST, served_version=5)
-    assert not goes_back(MANIFEST, served_version=4)
-    assert not goes_back(MANIFEST, served_version=3)
