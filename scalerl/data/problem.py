@@ -141,7 +141,7 @@ def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if pa.types.is_string(field.type):
         same = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     else:
-        same = pa.types.is_floating(kind)
+        same = pa.types.is_floating(kind) or pa.types.is_integer(kind)
     if not same and not pa.types.is_null(kind):
         raise ValueError(f"its column {field.name} is of type {column.type}, a prepared one of {field.type}")
     if column.null_count and not field.nullable:

@@ -20,8 +20,8 @@ from scalerl.tasks.reasoning_gym import ReasoningGym, find_scorer, make_dataset,
 
 ROUND = 100
 """Entries drawn at once, at least."""
-MAX_IDLE_ROUNDS = 3
-"""Rounds in a row without a new prompt, after which there are no more."""
+MAX_IDLE_ROUNDS = 10
+"""Rounds in a row without a new prompt, after which there seem to be no more."""
 
 
 def generate(
@@ -34,8 +34,8 @@ def generate(
             has fewer than `count` different prompts.
     """
     ReasoningGym().check_installed()
-    if count < 1:
-        raise ValueError(f"cannot generate {count} problems: ask for at least 1")
+    if count < 1 or seed < 0:
+        raise ValueError(f"cannot generate {count} problems from seed {seed}: give at least 1, and 0 or more")
     order = {"dataset": dataset, "arguments": arguments, "count": count, "seed": seed}
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "scalerl.data.reasoning_gym"],
@@ -46,7 +46,7 @@ def generate(
     )
     made = json.loads(answer.stdout)
     if "error" in made:
-        raise ValueError(f"--generate reasoning_gym:{dataset}: {made['error']}")
+        raise ValueError(f"--generate reasoning_gym: {made['error']}")
     source = f"reasoning_gym:{dataset}"
     problems = [
         Problem(
@@ -70,7 +70,7 @@ def check_arguments(dataset: str, arguments: dict[str, Any]) -> None:
     from reasoning_gym.factory import DATASETS
 
     if dataset not in DATASETS:
-        raise ValueError(f"there is no data set {dataset!r}; {suggest(dataset, DATASETS)}")
+        raise ValueError(f"there is no data set {dataset!r}; {suggest(dataset, sorted(DATASETS))}")
     config = DATASETS[dataset][1]
     fields = {field.name: field for field in dataclasses.fields(config) if field.name not in ("seed", "size")}
     for key, value in arguments.items():
@@ -80,8 +80,8 @@ def check_arguments(dataset: str, arguments: dict[str, Any]) -> None:
             raise ValueError(f"{dataset} has no key {key!r}; {suggest(key, fields)}")
         default = getattr(config(), key)
         if not _fits(value, default):
-            wanted = type(default).__name__
-            raise ValueError(f"{key}={value!r}: a {wanted} is wanted, such as its default {default!r}")
+            wanted = f"a value of type {type(default).__name__} is wanted, such as its default {default!r}"
+            raise ValueError(f"{key}={value!r}: {wanted}")
     try:
         make_dataset(dataset, arguments, seed=0, size=1)
     except Exception as error:  # each config checks itself, with assert or otherwise
@@ -124,8 +124,8 @@ def draw(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> d
         if idle_rounds == MAX_IDLE_ROUNDS:
             break
     raise ValueError(
-        f"{len(references)} different prompts is all there is with {arguments or 'its defaults'}, {count} were "
-        "asked for; ask for fewer, or widen its arguments"
+        f"{len(references)} different prompts is all that turned up with {arguments or 'its defaults'}, {count} "
+        "were asked for; ask for fewer, or widen its arguments"
     )
 
 

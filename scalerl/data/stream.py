@@ -1,5 +1,7 @@
-"""The endless, seeded order in which prompts are trained on; its state is part of the trainer's
-checkpoint."""
+"""The endless, seeded order in which prompts are trained on.
+
+Its state is part of the trainer's checkpoint: a run that is continued draws the prompts it would have drawn.
+"""
 
 import hashlib
 import math
@@ -13,8 +15,7 @@ Curriculum = Literal["uniform", "no_positive_resampling"]
 
 
 class PromptStream:
-    """Every epoch visits each prompt that is left exactly once, in an order of its own drawn from (seed,
-    epoch).
+    """Prompts in epochs: each visits every prompt that is left once, in an order drawn from (seed, epoch).
 
     With "no_positive_resampling" a prompt whose pass rate over all its completions so far is at least
     `drop_pass_rate` is dropped for good; this is decided when an epoch reaches it, so what its own epoch
@@ -30,13 +31,15 @@ class PromptStream:
         curriculum: Curriculum = "no_positive_resampling",
         drop_pass_rate: float = 0.9,
     ) -> None:
-        """
+        """Begin with the first epoch.
+
         Raises:
             ValueError: no prompts, the same prompt twice, or a negative seed.
         """
         if not prompt_ids or len(set(prompt_ids)) < len(prompt_ids):
             raise ValueError(
-                f"a stream of {len(prompt_ids)} prompts, {len(set(prompt_ids))} different; give one or more, each once"
+                f"a stream of {len(prompt_ids)} prompts, {len(set(prompt_ids))} different; give one or more, "
+                "each once"
             )
         if seed < 0:
             raise ValueError(f"seed={seed}; it must be 0 or more")
@@ -55,22 +58,24 @@ class PromptStream:
 
     @property
     def epoch(self) -> int:
-        """Number of epochs begun before the one being drawn from."""
+        """Return the number of epochs begun before the one being drawn from."""
         return self._epoch
 
     @property
     def num_prompts(self) -> int:
-        """Prompts at the start, dropped ones included."""
+        """Return the number of prompts at the start, dropped ones included."""
         return len(self._prompt_ids)
 
     @property
     def num_dropped(self) -> int:
-        """Prompts dropped for good so far."""
+        """Return the number of prompts dropped for good so far."""
         return int(self._dropped.sum())
 
     def draw(self, count: int) -> list[str]:
-        """The next `count` prompts; they may span epochs. Fewer, down to none, once every prompt has been
-        dropped."""
+        """Return the next `count` prompts, which may span epochs.
+
+        They are fewer, down to none, once every prompt has been dropped.
+        """
         drawn: list[str] = []
         while len(drawn) < count and not self._dropped.all():
             if self._position == len(self._order):
@@ -89,7 +94,7 @@ class PromptStream:
         self._num_completions[index] += num_completions
 
     def state(self) -> dict[str, Any]:
-        """Everything `restore` needs, as JSON; lists follow the order of the prompts."""
+        """Return everything that `restore` needs, as JSON; lists follow the order of the prompts."""
         return {
             "fingerprint": self._fingerprint(),
             "epoch": self._epoch,
@@ -107,8 +112,9 @@ class PromptStream:
         """
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"the saved prompt stream has other prompts, or another order or seed, than these {len(self._prompt_ids)} with "
-                f"seed {self._seed}; continue the run with the data and seed it was started with, or start a new run"
+                "the saved prompt stream has other prompts, or another order or seed, than these "
+                f"{len(self._prompt_ids)} with seed {self._seed}; continue the run with the data and seed it was "
+                "started with, or start a new run"
             )
         self._start_epoch(state["epoch"])
         self._position = state["position"]
@@ -118,6 +124,8 @@ class PromptStream:
         self._dropped[state["dropped"]] = True
 
     def _is_dropped(self, index: int) -> bool:
+        # Asked only when an epoch reaches the prompt: its groups of this epoch may still be on their way, and a
+        # replay from a checkpoint has to decide alike.
         if self._drops and not self._dropped[index] and self._num_completions[index]:
             pass_rate = self._num_correct[index] / self._num_completions[index]
             self._dropped[index] = pass_rate >= self._drop_pass_rate
@@ -133,38 +141,36 @@ class PromptStream:
 
 
 class MixedStream:
-    """Prompts of several tasks at a fixed ratio, each task with the epochs and the history of a PromptStream
-    of its own.
+    """Code and other prompts at a fixed ratio, each with the epochs and the history of a PromptStream.
 
     Of the first n prompts exactly floor(code_fraction * n) are code, spread as evenly as can be and the same
-    for every seed. A task that has run out (all its prompts were dropped) leaves its turns to the other.
+    for every seed. A stream that has run out (all its prompts were dropped) leaves its turns to the other.
     """
 
-    def __init__(self, math_stream: PromptStream, code_stream: PromptStream, *, code_fraction: float) -> None:
+    def __init__(self, others: PromptStream, code: PromptStream, *, code_fraction: float) -> None:
         assert 0 < code_fraction < 1, code_fraction
-        self._streams = (math_stream, code_stream)
-        self._code_fraction = Fraction(
-            str(code_fraction)
-        )  # as it was written: .2 is a fifth, not the float nearest to it
+        self._streams = (others, code)
+        # As it was written: .2 is a fifth, not the float nearest to it.
+        self._code_fraction = Fraction(str(code_fraction))
         self._turn = 0
 
     @property
     def num_prompts(self) -> int:
-        """Prompts of all tasks at the start, dropped ones included."""
+        """Return the number of prompts of all tasks at the start, dropped ones included."""
         return sum(stream.num_prompts for stream in self._streams)
 
     @property
     def num_dropped(self) -> int:
-        """Prompts of all tasks dropped for good so far."""
+        """Return the number of prompts of all tasks dropped for good so far."""
         return sum(stream.num_dropped for stream in self._streams)
 
     def draw(self, count: int) -> list[str]:
-        """The next `count` prompts. Fewer, down to none, once every prompt of every task has been dropped."""
+        """Return the next `count` prompts, or fewer, down to none, once all of all tasks have been dropped."""
         drawn: list[str] = []
         while len(drawn) < count:
-            is_code = math.floor((self._turn + 1) * self._code_fraction) - math.floor(
-                self._turn * self._code_fraction
-            )
+            # Turn n is code where the number of code prompts that are due, floor(fraction * n), goes up.
+            due, next_due = (math.floor(turn * self._code_fraction) for turn in (self._turn, self._turn + 1))
+            is_code = next_due - due
             found = self._streams[is_code].draw(1) or self._streams[1 - is_code].draw(1)
             if not found:
                 break
@@ -178,7 +184,7 @@ class MixedStream:
         stream.record(prompt_id, num_correct, num_completions)
 
     def state(self) -> dict[str, Any]:
-        """Everything `restore` needs, as JSON."""
+        """Return everything that `restore` needs, as JSON."""
         return {"turn": self._turn, "streams": [stream.state() for stream in self._streams]}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -201,12 +207,12 @@ def make_stream(
     drop_pass_rate: float,
     code_fraction: float | None,
 ) -> PromptStream | MixedStream:
-    """The stream of a run: all prompts in one pool, or, with a `code_fraction`, its two tasks at that ratio.
+    """Return the stream of a run: all prompts in one pool, or, with a `code_fraction`, code at that ratio.
 
     code_ids: those of `prompt_ids` that are code problems.
 
     Raises:
-        ValueError: as PromptStream; or a ratio of two tasks, and the prompts are of one.
+        ValueError: as PromptStream; or a ratio of code to others, and one of these is missing.
     """
 
     def single(ids: Sequence[str]) -> PromptStream:
@@ -214,12 +220,11 @@ def make_stream(
 
     if code_fraction is None:
         return single(prompt_ids)
-    tasks: tuple[list[str], list[str]] = ([], [])
-    for prompt_id in prompt_ids:
-        tasks[prompt_id in code_ids].append(prompt_id)
-    if not all(tasks):
+    code = [prompt_id for prompt_id in prompt_ids if prompt_id in code_ids]
+    others = [prompt_id for prompt_id in prompt_ids if prompt_id not in code_ids]
+    if not code or not others:
         raise ValueError(
-            f"data.code_fraction={code_fraction} mixes two tasks, and the training set has {len(tasks[0])} math and "
-            f"{len(tasks[1])} code problems; prepare both into one set, or leave data.code_fraction out"
+            f"data.code_fraction={code_fraction} mixes two tasks, and the training set has {len(code)} code "
+            f"problems and {len(others)} others; prepare both into one set, or leave data.code_fraction out"
         )
-    return MixedStream(single(tasks[0]), single(tasks[1]), code_fraction=code_fraction)
+    return MixedStream(single(others), single(code), code_fraction=code_fraction)

@@ -7,6 +7,7 @@ A reference is JSON: {"dataset": its name, "arguments": those of its config, "en
 import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from types import CodeType
@@ -20,44 +21,11 @@ OPEN_TAG, CLOSE_TAG = "<answer>", "</answer>"
 TUPLE, ITEMS = "__tuple__", "__items__"
 WARMED_UP = ("simple_integration", "polynomial_multiplication", "countdown")
 """Data sets whose first grading imports parts of SymPy."""
-NAMES_IN_ANSWERS = frozenset(
-    [
-        "Symbol",
-        "Integer",
-        "Float",
-        "Rational",
-        "Function",
-        "factorial",
-        "factorial2",
-        "pi",
-        "E",
-        "I",
-        "sqrt",
-        "exp",
-        "log",
-        "ln",
-        "Abs",
-        "abs",
-        "sin",
-        "cos",
-        "tan",
-        "sec",
-        "csc",
-        "cot",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "erf",
-        "sympy",
-    ]
-)
-"""What an answer that is an expression may name; SymPy's parser adds the first ones (and imports itself)."""
+NAMES_OF_PARSER = "Symbol Integer Float Rational Function factorial factorial2 sympy"
+NAMES_OF_FORMULAS = "pi E I sqrt exp log ln Abs abs erf sin cos tan sec csc cot asin acos atan sinh cosh tanh asinh acosh atanh"
+NAMES_IN_ANSWERS = frozenset(f"{NAMES_OF_PARSER} {NAMES_OF_FORMULAS}".split())
+"""What an answer that is a formula may name besides variables, and what SymPy's parser makes of it. Not Integral:
+to an integral left as it stands, its derivative is always right."""
 
 
 class ReasoningGym(Task):
@@ -105,10 +73,14 @@ class ReasoningGym(Task):
 
     def warm_up(self) -> None:
         """Import the package and SymPy, and forbid that grading runs what an answer says."""
-        for dataset in WARMED_UP:
-            entry = make_dataset(dataset, {}, seed=0, size=1)[0]
-            find_scorer(dataset, "{}")(entry["answer"], entry)
-        sys.addaudithook(_refuse_programs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a library of the package has errors of syntax that Python mends
+            for dataset in WARMED_UP:
+                entry = make_dataset(dataset, {}, seed=0, size=1)[0]
+                find_scorer(dataset, "{}")(entry["answer"], entry)
+        if not _GUARD.installed:
+            sys.addaudithook(_GUARD)
+            _GUARD.installed = True
 
     def load(self, reference: str) -> None:
         """Make the data set of a reference: some read megabytes of words or boards."""
@@ -119,8 +91,13 @@ class ReasoningGym(Task):
 
         Less is credit for a part of the answer or for its form (.01 for a mere attempt), never for a right one.
         """
+        assert _GUARD.installed, "answers are graded after warm_up"
         scorer, entry = _read_reference(reference)
-        return EQUAL if scorer(given, entry) == 1 else DIFFERENT
+        _GUARD.grading = True
+        try:
+            return EQUAL if scorer(given, entry) == 1 else DIFFERENT
+        finally:
+            _GUARD.grading = False
 
 
 def make_reference(dataset: str, arguments: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -153,7 +130,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, list):
         return [pack(item) for item in value]
     if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value):
+        if all(isinstance(key, str) and key not in (TUPLE, ITEMS) for key in value):
             return {key: pack(item) for key, item in value.items()}
         return {ITEMS: [[pack(key), pack(item)] for key, item in value.items()]}
     return value
@@ -178,17 +155,28 @@ def _read_reference(text: str) -> tuple[Callable[[str, dict[str, Any]], float], 
     return scorer, unpack(reference["entry"])
 
 
-def _refuse_programs(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse text that is run as Python, unless it is a literal or a formula.
+class _Guard:
+    """An audit hook that refuses text that is run as Python, unless it is a literal or a formula.
 
     Several data sets call `eval` or SymPy's parser, which calls it, on the answer: a model would soon find out
-    that it can return the reference, or worse. An audit hook sees every such call, wherever in a library, and
-    nothing that runs before its verdict can remove it. Modules, which have a file, are imported as ever.
+    that an answer can return the reference, or worse. The hook sees every such call, wherever in a library, and
+    nothing that runs before its verdict can remove it.
     """
-    if event != "exec" or not isinstance(code := arguments[0], CodeType):
-        return
-    if code.co_filename.startswith(("/", "<frozen")):
-        return
-    nested = any(isinstance(constant, CodeType) for constant in code.co_consts)
-    if nested or not NAMES_IN_ANSWERS.issuperset(code.co_names):
-        raise ValueError("an answer is a literal or a formula, this one is a program")
+
+    installed = False
+    grading = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "exec" or not self.grading or not isinstance(code := arguments[0], CodeType):
+            return
+        # Modules that a library imports late have a file; dataclasses and named tuples in them write functions.
+        writer = sys._getframe(1).f_globals.get("__name__")
+        if code.co_filename.startswith(("/", "<frozen")) or writer in ("dataclasses", "collections"):
+            return
+        nested = any(isinstance(constant, CodeType) for constant in code.co_consts)
+        variables = {name for name in code.co_names if len(name) == 1}
+        if nested or not NAMES_IN_ANSWERS.issuperset(set(code.co_names) - variables):
+            raise ValueError("an answer is a literal or a formula, this one is a program")
+
+
+_GUARD = _Guard()
