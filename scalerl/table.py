@@ -14,6 +14,7 @@ def format_table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), alig
     """
     lines = [list(header)] if header else []
     lines += [[cell_text(value) for value in row] for row in rows]
+    # Without rows and header there are no columns, and the table is empty.
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = align.ljust(len(widths), "<")
     return "\n".join(

@@ -2,9 +2,10 @@
 
     python tools/bench_fit.py
 
-One run of 75 points: least squares against the paper's grid done with scipy.optimize.curve_fit in every cell. Then
-fit and intervals (posterior, families, identification) of 500 such runs, and one run of 5,000 points. The times
-are CPU seconds of one core, so that a busy machine does not blur the ratio. Exit code 1 if a target is missed.
+One run of 75 points: least squares against the paper's grid done with scipy.optimize.curve_fit in every cell.
+Then fit and intervals (posterior, families, identification) of 500 such runs, and one run of 5,000 points.
+The times are CPU seconds of one core, so that a busy machine does not blur the ratio. Exit code 1 if a target
+is missed.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Peak memory and time of the trainer's chunked LM head against the plain one, forward and backward.
+"""Measure peak memory and time of the trainer's chunked LM head against the plain one, forward and backward.
 
     python tools/bench_head.py --tokens 4096 --vocabulary 32768 --hidden 512 --chunk-tokens 512
- Each variant runs in a process of its own on the same numbers. On CPU the memory is the rise of the process's
+
+Each variant runs in a process of its own on the same numbers. On CPU the memory is the rise of the process's
 peak resident set during the pass, on a GPU that of the allocator's peak.
 """
 

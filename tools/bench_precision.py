@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How far apart are generator and trainer on the same weights? |log pi_train - log pi_gen| a token, by the
-precision of body and LM head.
+"""Measure |log pi_train - log pi_gen| a token on the same weights, by the precision of body and LM head.
 
     python tools/bench_precision.py --hidden 512 --layers 6 --vocabulary 65536
- Completions are sampled by the real vLLM engine and go through a step of the real ZeRO-3 engine at learning
+
+Completions are sampled by the real vLLM engine and go through a step of the real ZeRO-3 engine at learning
 rate 0, each in a process of its own. The model is a Qwen3 of random weights whose LM head is scaled so that
 the logits have the given standard deviation, as sharp as those of a trained model: near-uniform logits would
 hide the head's rounding.
@@ -53,11 +53,11 @@ def write_model(folder: Path, arguments: argparse.Namespace) -> None:
     )
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        model.lm_head.weight.normal_(
-            std=arguments.logit_std / arguments.hidden**0.5
-        )  # hidden states have a mean square of 1
+        # Hidden states have a mean square of 1.
+        model.lm_head.weight.normal_(std=arguments.logit_std / arguments.hidden**0.5)
+        # The same weights in either precision.
         for parameter in model.parameters():
-            parameter.copy_(parameter.bfloat16())  # the same weights in either precision
+            parameter.copy_(parameter.bfloat16())
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
 
@@ -86,7 +86,7 @@ def run_config(setting: str, arguments: argparse.Namespace) -> Any:
 
 
 def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[dict[str, list]]:
-    """Completions of random prompts by the generator's engine: token ids and logprobs."""
+    """Sample completions of random prompts by the generator's engine; return token ids and logprobs."""
     import numpy as np
 
     from scalerl.inference.engine import EngineOptions, SamplingEngine
@@ -107,7 +107,7 @@ def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[d
 def train(
     setting: str, model: Path, arguments: argparse.Namespace, rows: list[dict[str, list]]
 ) -> dict[str, float]:
-    """The statistics of one step at learning rate 0 on the completions."""
+    """Return the statistics of one step at learning rate 0 on the completions."""
     from dataclasses import asdict
 
     import numpy as np
@@ -139,8 +139,10 @@ def train(
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns in a process of its own: an engine keeps global state, and its threads may not
-    let a process end."""
+    """Return what `function` returns in a process of its own.
+
+    An engine keeps global state, and its threads may not let a process end.
+    """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_send, args=(sender, function, *arguments))
     process.start()

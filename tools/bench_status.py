@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How long does `scalerl status` take for a sweep of 500 runs, against a fake queue of that size?
+"""Measure how long `scalerl status` takes for a sweep of 500 runs, against a fake queue of that size.
 
     python tools/bench_status.py
- Needs no Slurm. The start of Python is included. Exit code 1 if the best of three takes two seconds of a core
+
+Needs no Slurm. The start of Python is included. Exit code 1 if the best of three takes two seconds of a core
 or more: wall time is shown too, but a busy machine blurs it.
 """
 
@@ -29,8 +30,7 @@ HOURS = {"generator": 1200.0, "trainer": 30.5, "evaluator": 3.25, "idle": 0.75, 
 
 
 def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
-    """Run folders of one array: a fifth each finished, failed, running, pending and not started; the lines of
-    squeue."""
+    """Write run folders of one array, a fifth in each of five states; return the lines of squeue."""
     names = [f"loss_type-recipe{number // 5}-seed{number % 5}" for number in range(num_runs)]
     SweepPaths(sweep_dir).submissions.mkdir(parents=True)
     submitted_s = time.time() - 3600
@@ -66,7 +66,7 @@ def write_sweep(sweep_dir: Path, num_runs: int) -> list[str]:
 
 
 def children_core_s() -> float:
-    """Core seconds of all child processes that have ended."""
+    """Return the core seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long does `scalerl sweep` take to plan 500 runs, before and after their submission, against a fake
-queue of that size?
+"""Measure how long `scalerl sweep` takes to plan 500 runs, before and after their submission.
 
     python tools/bench_sweep.py
 
-Needs no Slurm. Exit code 1 if the best of three plans is not below two seconds, the start of Python included.
+The queue of that size is a fake one: it needs no Slurm. Exit code 1 if the best of three plans is not below
+two seconds, the start of Python included.
 """
 
 import os
@@ -28,7 +28,7 @@ FAKE = {
 
 
 def write_inputs(folder: Path) -> list[str]:
-    """Overrides that name inputs a launcher accepts."""
+    """Write inputs that a launcher accepts; return the overrides that name them."""
     from scalerl.data.prepare import prepare_generated
 
     prepare_generated(folder / "data", "arithmetic:max_steps=4", count=100, seed=0, heldout_fraction=0.1)

@@ -2,10 +2,10 @@
 
     python tools/check_intervals.py [--runs 500] [--points 75] [--window 1000 16000] [--wander .0055]
 
-Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and white
-scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of that sd and
-correlation length .2 in log compute, as the published runs do: parameters are then less well known than the
-intervals say.
+Runs follow the sigmoid exactly, with the published parameters (recipes, ablations and scale axes in turn) and
+white scatter .0035; R0 is measured with the same scatter. With --wander they also leave it by a process of
+that sd and correlation length .2 in log compute, as the published runs do: parameters are then less well
+known than the intervals say.
 """
 
 import argparse
@@ -52,8 +52,8 @@ class Coverage:
     num_inside: int
     """Identified runs whose interval holds the true A."""
     spread: float
-    """Root mean square of the true A's normal scores within its draws: above 1, the intervals are too narrow by
-    that factor. It tells a wrong width from a right one with half the runs that counting hits takes."""
+    """Root mean square of the true A's normal scores within its draws: above 1, the intervals are too narrow
+    by that factor. It tells a wrong width from a right one with half the runs that counting hits takes."""
 
     @property
     def share(self) -> float:

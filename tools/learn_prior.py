@@ -1,10 +1,11 @@
-"""Derive PUBLISHED of scalerl.curve.estimators.prior from the published curves, and test it on figures left out.
+"""Derive scalerl.curve.estimators.prior.PUBLISHED from the published curves; test it on figures left out.
 
     python tools/learn_prior.py                    # the learnt numbers
     python tools/learn_prior.py --leave-one-out    # the table of scalerl/curve/README.md
 
-What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best score
-when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned per curve.
+What is learnt: the spread of B and of the gain (moments of least-squares fits), the wander and scatter (best
+score when curves are cut short and predicted) and the drift (90 % coverage behind the cuts). Nothing is tuned
+per curve.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def learn(runs: list[PublishedRun], noises: Sequence[tuple[float, float, float]]
 
 
 def _cut_score(runs: list[PublishedRun], prior: Prior) -> float:
-    """Return the mean ranked probability score of what lies behind a cut, predicted from what lies before it."""
+    """Return the mean ranked probability score of what lies behind a cut, predicted from before it."""
     scores = []
     for run, mask in cuts(runs):
         shown = fit_posterior(run.window(mask), prior).predictive.evaluations(run.compute[~mask])
@@ -155,7 +156,7 @@ def cuts(runs: list[PublishedRun]) -> list[tuple[PublishedRun, FloatArray]]:
 
 @dataclass(frozen=True)
 class Score:
-    """Extrapolation of one published curve: RMSE by estimator, points, and those inside the default's intervals."""
+    """Extrapolation of one published curve: RMSE by estimator, points, those inside the intervals."""
 
     figure: str
     run: str
@@ -167,7 +168,7 @@ class Score:
 def leave_one_figure_out(
     runs: list[PublishedRun], noises: Sequence[tuple[float, float, float]] = NOISES
 ) -> list[Score]:
-    """Predict every curve with three or more extrapolation points, the prior learnt from the other figures."""
+    """Predict every curve of three or more extrapolation points by a prior learnt from other figures."""
     long = [run for run in runs if (~run.fitted).sum() >= 3]
     priors = {figure: learn(others(runs, figure), noises) for figure in {run.figure for run in long}}
     return [_score(run, priors[run.figure]) for run in long]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Copy what of a study is small enough to commit: tables and one picture of its metrics, no weights, no rollouts.
+"""Copy what of a study is small enough to commit: tables and one picture, no weights, no rollouts.
 
     python tools/study_results.py runs/study sweeps/study
 
@@ -82,10 +82,10 @@ def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row a recipe.
 
-    Column final is the pass rate of the last evaluations; mean is over the whole curve, which tells the faster from
-    the slower. Differences are to the baseline, their standard errors from the sd between seeds, pooled over all
-    recipes. Only finished runs of full length count: the last pass rates of one that ended early are not its final
-    ones.
+    Column final is the pass rate of the last evaluations; mean is over the whole curve, which tells the
+    faster from the slower. Differences are to the baseline, their standard errors from the sd between seeds,
+    pooled over all recipes. Only finished runs of full length count: the last pass rates of one that ended
+    early are not its final ones.
     """
     measured = runs[runs.final.notna() & (runs.state == "finished") & (runs.steps == runs.steps.max())]
     table = measured.groupby("recipe").agg(

@@ -8,6 +8,7 @@ from scalerl.cli.options import add_overrides
 
 
 def add_evaluate(commands) -> None:
+    """Add `scalerl evaluate`."""
     parser = commands.add_parser("evaluate", help="mean@k of a model on prepared problems")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -34,6 +35,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def add_verify(commands) -> None:
+    """Add `scalerl verify`."""
     parser = commands.add_parser("verify", help="grade rows of (response, answer)")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSONL or Parquet")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
@@ -57,6 +59,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def add_fit(commands) -> None:
+    """Add `scalerl fit`, whose arguments are those of tools/fit_all.py."""
     parser = commands.add_parser(
         "fit", add_help=False, help="a run: fit.json and curve.png; a sweep or table: as tools/fit_all.py"
     )
@@ -64,6 +67,7 @@ def add_fit(commands) -> None:
 
 
 def fit(arguments: argparse.Namespace) -> int | None:
+    """Fit a run folder into fit.json and curve.png; anything else as tools/fit_all.py does."""
     from scalerl.fits import fit_run
     from scalerl.fits.command import main as fit_all
     from scalerl.paths import RunPaths

@@ -59,6 +59,7 @@ def _sigmoid(window: Window) -> tuple[float | None, FloatArray, int]:
 
 def power_law(window: Window) -> tuple[float | None, FloatArray, int]:
     """Fit A - D / C^B with A <= 1, the form of pre-training's laws; return (A, curve, free numbers)."""
+    # Compute in units of its geometric mean: C^-B neither over- nor underflows, whatever the unit.
     log_ratio = window.log_compute - window.log_compute.mean()
 
     def solve(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -128,6 +129,7 @@ def _best(
         best = int(np.argmin(((window.pass_rate - predicted) ** 2).sum(axis=1)))
         steps = [2 * (high - low) / (GRID_POINTS - 1) for low, high in box]
         inside = zip(theta[best], steps, box, strict=True)
+        # The next box is two steps either way around the best cell, inside the last one.
         box = [(max(at - step, low), min(at + step, high)) for at, step, (low, high) in inside]
     return float(linear[best]), predicted[best]
 

@@ -102,6 +102,7 @@ def margin(recipes: list[Recipe]) -> float:
 
 def ceiling_values(recipe: Recipe, between_seeds_sd: float) -> FloatArray:
     """Return equally likely values of a ceiling: the mean of its seeds, each off by the between-seed sd."""
+    # Seeds are independent, so each one's quantiles are shuffled before they are averaged.
     rng = np.random.default_rng(0)
     seeds = np.stack([rng.permutation(np.repeat(q, 20)) for q in recipe.a_quantiles])
     noise = between_seeds_sd / np.sqrt(len(seeds)) * rng.standard_normal(seeds.shape[1])
@@ -132,6 +133,7 @@ def rank(recipes: list[Recipe]) -> list[Ranked]:
     ceilings = {recipe.name: ceiling_values(recipe, between) for recipe in recipes}
     rows: list[Ranked] = []
     for number, tier in enumerate(_tiers(recipes, ceilings, margin(recipes)), 1):
+        # As in the paper, B is compared at the mean A of the tier.
         common_a = float(np.mean([np.median(ceilings[recipe.name]) for recipe in tier]))
         log_b = {recipe.name: log_b_values(recipe, common_a) for recipe in tier}
         for recipe in sorted(tier, key=lambda r: -np.median(log_b[r.name])):

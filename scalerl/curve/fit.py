@@ -44,6 +44,7 @@ class CurveFit:
         low, high = np.quantile(evaluations, INTERVAL, axis=0)
         by_median = ESTIMATORS[self.estimator].predicts_median
         centre = np.median(evaluations, axis=0) if by_median else self.curve(compute)
+        # A fitted curve may lie outside the interval of its draws, as where A is on its limit.
         return Prediction(predicted=centre, lo90=np.minimum(low, centre), hi90=np.maximum(high, centre))
 
 

@@ -66,6 +66,7 @@ def _bounds(parameters: Draws, window: Window) -> list[str]:
         reasons.append(f"{len(window.compute)} points are too few to show a bend: it takes {MIN_BEND_POINTS}")
     if np.mean(parameters.a > 0.995) > MAX_RISK:
         reasons.append("A may lie on its bound 1")
+    # Against the measured R0: a posterior that puts R0 lower must not make a gain of a fall.
     reached = parameters.curves(window.compute[-1:])[:, 0]
     if np.mean(reached < window.r0 + 2 * window.r0_sd) > MAX_RISK:
         reasons.append("no gain over R0 is visible")
@@ -105,6 +106,7 @@ def _misfits(parameters: Draws, alternatives: list[Alternative], window: Window)
             continue
         elsewhere = f"puts the ceiling at {fit.ceiling:.3f}, outside {low:.3f} to {high:.3f}"
         reasons.append(f"{fit.family} fits better (BIC {lead:+.1f}) and {elsewhere}")
+    # Published runs, wander included, scatter about their sigmoid by white_scatter binomial sd.
     allowed = MAX_MISFIT * PUBLISHED.white_scatter * float(window.binomial_sd.mean())
     if sigmoid.rmse > allowed:
         reasons.append(f"the points do not follow a sigmoid: rmse {sigmoid.rmse:.4f}, above {allowed:.4f}")

@@ -53,6 +53,7 @@ def draw_run(record: RunRecord) -> Figure:
     panel.set_title(f"{record.key}\n{summary}", fontsize=9, loc="left")
     panel.legend(fontsize=7, frameon=False, loc="upper left")
     seen = [*record.points["pass_rate"], record.measured_r0, *_visible(record)]
+    # The upper rim has room for the legend.
     pad = 0.08 * (max(seen) - min(seen))
     panel.set_ylim(min(seen) - pad, max(seen) + 3 * pad)
     return picture
@@ -79,11 +80,13 @@ def draw_curve(panel: Axes, record: RunRecord, colour: str, band: bool, label: s
     compute, curve, low, high = (np.array(record.band[name]) for name in ("compute", "curve", "lo90", "hi90"))
     start, end = record.window
     before, inside, after = compute < start, (compute >= start) & (compute <= end), compute > end
+    # The dashed part begins at the last solid point, or there would be a gap.
     joined = after | np.append(after[1:], False)
     panel.plot(compute[inside], curve[inside], color=colour, linewidth=1.8, label=label or "fit")
     panel.plot(compute[joined], curve[joined], color=colour, linewidth=1.4, linestyle="--")
     panel.plot(compute[before], curve[before], color=colour, linewidth=1.0, linestyle=":")
     if band:
+        # Draws that speak of evaluations to come say nothing of the window itself.
         shown = after if ESTIMATORS[record.estimator].predicts_median else compute > 0
         panel.fill_between(compute[shown], low[shown], high[shown], color=colour, alpha=0.15, linewidth=0)
     x, y = np.array(record.points["compute"]), np.array(record.points["pass_rate"])

@@ -111,7 +111,7 @@ def _alarmed(runs: list[RunPoints]) -> dict[str, list[Alarm]]:
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:
-    """Draw what changed since the last call, whose records are `known`; delete pictures of runs that are gone."""
+    """Draw what changed since the last call, whose records are `known`; delete pictures of what is gone."""
     folder.mkdir(exist_ok=True)
     drawn, wanted = _pictures(list(known.values())), _pictures(records)
     for name in drawn.keys() - wanted.keys():

@@ -1,4 +1,4 @@
-"""Read curves from run folders (metrics.jsonl) and tables (CSV, Parquet); say what cannot be read, and why."""
+"""Read curves from run folders and tables (CSV, Parquet); say what cannot be read, and why."""
 
 import os
 import re
@@ -181,7 +181,7 @@ def _read_table(path: Path, axis: str, task: str | None) -> tuple[list[RunPoints
 
 
 def _usual_columns(table: pd.DataFrame, path: Path, task: str | None) -> pd.DataFrame:
-    """Return the table with pass_rate, run, figure, seed; without a column run, all is one run of its name."""
+    """Return the table with pass_rate, run, figure, seed; without a column run, it is one run."""
     of_task = _columns_of(task, table.columns, str(path))
     table = table.assign(**{name: table.get(column) for name, column in of_task.items()})
     if "pass_rate" not in table and OTHER_NAME in table:
@@ -199,6 +199,7 @@ def _evaluations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Return the rows to read; in a log with a column step, steps without an evaluation are left out."""
     if table.empty:
         raise ValueError(f"{path} has a header but no rows")
+    # A log has a row a step, most without an evaluation. In a table of points an empty rate is an error.
     if "step" in table:
         table = table[table.pass_rate.notna()]
     if table.empty:
@@ -208,6 +209,7 @@ def _evaluations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path)
+    # Read twice: pandas would make a number of the seed 01, and nothing at all of the run NA.
     names = pd.read_csv(path, usecols=lambda name: name in AS_TEXT, dtype=str, keep_default_na=False)
     return table.assign(**{str(name): names[name].to_numpy() for name in names})
 

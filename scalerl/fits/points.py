@@ -127,6 +127,7 @@ def _num_samples(rows: pd.DataFrame) -> FloatArray:
         .apply(pd.to_numeric, errors="coerce")
         .to_numpy(dtype=float)
     )
+    # Counts weigh the points: one that is 0 or absent would silently change the fit.
     if not ((counts > 0) & (counts < MAX_COUNT)).all():
         raise ValueError(
             "num_prompts and samples_per_prompt must be above 0 in every row, or not be there at all"

@@ -59,8 +59,8 @@ def write_prediction(folder: Path, record: RunRecord) -> Path | None:
     Return the new file, or None if there are no such targets.
 
     Raises:
-        ValueError: no target lies beyond the window, or an earlier prediction cannot be read or is over another
-            axis.
+        ValueError: no target lies beyond the window, or an earlier file holds no prediction, or one over
+            another axis.
     """
     last = record.points["compute"][-1]
     targets = [p for p in record.predictions if p["observed"] is None and (p["compute"] or 0) > last]

@@ -124,6 +124,7 @@ def advice(needed_compute: float | None) -> str:
 
 def signature(points: RunPoints, options: Options) -> str:
     """Return what identifies a fit: the same points, options and prior give the same record."""
+    # The prior belongs to it: after tools/learn_prior.py every curve is another one.
     arrays = [
         values.tolist() for values in (points.compute, points.pass_rate, points.fitted, points.num_samples)
     ]
@@ -207,6 +208,7 @@ def _in_window(points: RunPoints, window: Window) -> BoolArray:
 
 
 def _band(fit: CurveFit, points: RunPoints, window: Window) -> dict[str, list[float]]:
+    # Drawn well beyond the last point: the extrapolation is what a reader looks for.
     last = max(points.compute[-1], BAND_REACH * window.compute[-1])
     compute = np.geomspace(min(points.compute[0], window.compute[0]) / 1.5, last, BAND_POINTS)
     prediction = fit.predict(compute)

@@ -79,7 +79,7 @@ def compare(records: list[RunRecord]) -> tuple[dict[str, list[Ranked]], dict[str
 
 
 def ranking_row(row: Ranked) -> dict[str, Any]:
-    """Return a row of the ranking, without the numbers that an unidentified recipe has from the prior alone."""
+    """Return a row of the ranking, without what an unidentified recipe has from the prior alone."""
     unknown = {} if row.identified else dict.fromkeys(("a", "common_a", "b", "slope"))
     return asdict(row) | unknown
 
@@ -135,6 +135,7 @@ def write_tables(
         "pairs": [{"figure": figure} | asdict(row) for figure, rows in paired.items() for row in rows],
         "scores": [score_row(row) for row in scored],
     }
+    # A table of an earlier call must not be read as one of this call.
     for name, rows in tables.items():
         path = out / f"{name}.csv"
         if rows:

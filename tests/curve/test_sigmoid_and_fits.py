@@ -59,7 +59,7 @@ def test_ceiling_stays_in_its_range():
 
 
 def test_paper_grid_is_the_printed_procedure(published, tool):
-    """All 7,100 cells with scipy.optimize.curve_fit give the same cell and the same B; least squares fits better."""
+    """All 7,100 cells with scipy's curve_fit give the same cell and the same B; least squares fits better."""
     run = next(run for run in published if (run.figure, run.run) == ("loo1", "prompt-adv-norm"))
     window = run.window(run.fitted & (run.compute >= MIN_GPU_HOURS))
     points = (window.compute, window.pass_rate, window.r0)

@@ -306,8 +306,8 @@ def test_signature_holds_prior_and_name(tmp_path, write_run, monkeypatch):
 
 def test_a_ranking_gives_no_number_for_a_ceiling_nobody_has_seen():
     seen = Ranked(
-        rank=1, recipe="x", num_seeds=1, identified=True, a=0.6, a_lo90=0.59, a_hi90=0.61, tier=1, common_a=0.6,
-        b=2.0, b_lo90=1.5, b_hi90=2.5, slope=2.0, above_next=None,
+        rank=1, recipe="x", num_seeds=1, identified=True, a=0.6, a_lo90=0.59, a_hi90=0.61, tier=1,
+        common_a=0.6, b=2.0, b_lo90=1.5, b_hi90=2.5, slope=2.0, above_next=None,
     )  # fmt: skip
     assert ranking_row(seen)["a"] == 0.6
     unseen = ranking_row(replace(seen, identified=False))

@@ -122,7 +122,7 @@ def test_a_training_log_of_gpu_hours_and_accuracy_is_one_run(tmp_path, points):
 
 
 def test_steps_without_an_evaluation_are_left_out(tmp_path, points, capsys):
-    """A log has a row a step, and every fourth is evaluated; a bad one is still named by its line in the file."""
+    """A log has a row a step, every fourth evaluated; a bad row is still named by its line in the file."""
     evaluated = points[points.run == "high"].reset_index(drop=True)
     log = pd.DataFrame(
         {"step": np.arange(96), "gpu_hours": np.linspace(1000, 17_000, 96), "reward": 0.1, "loss": 0.2}

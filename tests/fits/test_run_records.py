@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scalerl.curve.estimators import ESTIMATORS
 from scalerl.fits.drawing import MAX_LEGEND, draw_run, draw_together, save
 from scalerl.fits.points import RunPoints
 from scalerl.fits.records import Options, RunRecord, fit_record
@@ -89,11 +90,11 @@ def assert_sound(made: RunRecord) -> None:
     n=st.sampled_from([4, 5, 8, 20, 70]),
     unit=st.sampled_from([1e-9, 1.0, 1e12, 1e25]),
     r0=st.sampled_from([0.0, 1e-12, 0.4, 0.999, 1 - 1e-12]),
-    estimator=st.sampled_from(["default", "least_squares", "paper"]),
+    estimator=st.sampled_from(sorted(ESTIMATORS)),
     answers=st.sampled_from([1.0, 16_000.0, 1e9]),
 )
 def test_any_run_makes_a_sound_record(shape, spacing, n, unit, r0, estimator, answers):
-    """Windows of over 60 points are coarsened here, where real ones are from 400 on: the same steps, much sooner."""
+    """Windows of over 60 points are coarsened here, real ones of over 400: the same steps, much sooner."""
     n = min(n, 40) if estimator == "paper" else n
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
         warnings.simplefilter("error")
@@ -125,6 +126,6 @@ def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):
 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sigmoid", "step up"}))
 def test_no_ceiling_where_there_is_none(shape):
-    for estimator in ("default", "least_squares", "paper"):
+    for estimator in ESTIMATORS:
         made = record(shape, "decades", 30, estimator=estimator, answers=16_000.0)
         assert not made.identified, made.curve

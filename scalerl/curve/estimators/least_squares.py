@@ -117,6 +117,7 @@ def _valleys(objective: Objective) -> Candidates:
     theta = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1)
     error = _evaluate(theta.reshape(-1, 2), objective).error.reshape(GRID_SHAPE)
     rows, columns = GRID_SHAPE
+    # A cell is a valley if none of the eight around it is lower; two neighbours may tie.
     padded = np.pad(error, 1, constant_values=np.inf)
     around = [padded[i : i + rows, j : j + columns] for i in (0, 1, 2) for j in (0, 1, 2)]
     lowest = error <= np.min(around, axis=0)
@@ -138,6 +139,7 @@ def _descend(candidates: Candidates, objective: Objective) -> Candidates:
         )
         candidates = _choose(better, trial, candidates)
         damping = np.where(better, damping / 10, damping * 10)
+        # A step that failed for a small damping is no end: a shorter one may still gain.
         if (gained < SMALLEST_GAIN).all() and (better | (damping > 1.0)).all():
             break
     return candidates
@@ -157,6 +159,7 @@ def _step(candidates: Candidates, objective: Objective, damping: FloatArray) -> 
     b = np.exp(candidates.theta[:, :1])
     slope = candidates.amplitude[:, None] * candidates.fraction * (1 - candidates.fraction)
     jacobian = np.stack([slope * b * (objective.log_compute - candidates.theta[:, 1:]), -slope * b], axis=1)
+    # On a limit of its range A stays where it is, so there is nothing to project out.
     low, high = objective.amplitude_range
     free = ((candidates.amplitude > low) & (candidates.amplitude < high))[:, None, None]
     norm = np.maximum(np.einsum("sp,sp->s", candidates.fraction, candidates.fraction), 1e-300)[:, None, None]
@@ -164,7 +167,8 @@ def _step(candidates: Candidates, objective: Objective, damping: FloatArray) -> 
     jacobian = jacobian - free * along * candidates.fraction[:, None, :] / norm
     normal = np.einsum("sip,sjp->sij", jacobian, jacobian)
     diagonal = np.einsum("sii->si", normal)
-    # A share of the trace, because what no point tells apart makes the matrix singular where damping is small.
+    # A share of the trace is added, too: where no point tells two directions apart, the matrix would be
+    # singular for a small damping.
     floor = 1e-12 * diagonal.sum(axis=1, keepdims=True) + 1e-30
     normal = normal + np.eye(2) * (damping[:, None] * diagonal + floor)[:, :, None]
     return np.asarray(

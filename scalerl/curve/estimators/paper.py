@@ -34,6 +34,7 @@ def fit_paper(compute: FloatArray, pass_rate: FloatArray, r0: float) -> Sigmoid:
     gain = pass_rate - r0
     log_ratio = np.log(compute)[None, :] - np.log(C_MID_GRID)[:, None]
     amplitude = A_GRID - r0
+    # The coarse grid lands in the valley of each cell; from there Gauss-Newton finds what curve_fit finds.
     log_b = _start(log_ratio, gain, amplitude)
     for _ in range(NEWTON_STEPS):
         log_b = log_b + _newton_step(log_b, log_ratio, gain, amplitude)

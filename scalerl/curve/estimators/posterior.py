@@ -38,6 +38,7 @@ def fit_posterior(window: Window, prior: Prior) -> Estimate:
     """Return the curve of posterior medians, and draws of the run's parameters and for predictions."""
     window = coarsen(window, MAX_POINTS)
     grids, noises, parts = integrate_all(window, prior)
+    # A cell's weight is its density times its area: the two grids have cells of different size.
     cell_priors = [
         np.tile(log_prior(grid.cells, window, prior) + np.log(grid.step).sum(), 2) for grid in grids
     ]
@@ -61,12 +62,14 @@ def _draw(
     prior: Prior,
 ) -> Draws:
     """Draw from the weighted cells [noises, 2 * cells of the noise's grid], then from the normals within."""
+    # Always the same random numbers: the same points give the same record.
     rng = np.random.default_rng(0)
     chosen = _choose_cells(log_weight, num_cells=len(grids[0].cells))
     scatter = np.array([noise.scatter for noise in noises])[chosen.node]
     wander_sd = np.array([noise.wander_sd for noise in noises])[chosen.node]
     which = (wander_sd > 0).astype(int)
     cells, steps = np.stack([grid.cells for grid in grids]), np.stack([grid.step for grid in grids])
+    # Spread evenly within the cell, or the draws would sit on the grid's few values.
     within = steps[which] * rng.uniform(-0.5, 0.5, (NUM_DRAWS, 2))
     log_b, log_c_mid = (cells[which, chosen.cell] + within).T
     r0, a = _draw_linear(parts, chosen, window.r0, rng)
