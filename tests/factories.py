@@ -12,7 +12,7 @@ import numpy as np
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.metrics.rows import EvalRow, StepRow, format_rows
 from scalerl.paths import RunPaths
-from scalerl.run_folder import GpuHours, RunStatus, save_config, write_status
+from scalerl.run_folder import RunStatus, save_config, write_status
 from scalerl.settings import load_config
 from scalerl.spool.admission import PolicyManifest
 from scalerl.spool.evaluations import EvaluationRequest
@@ -108,17 +108,17 @@ def sigmoid_rows(
 
 
 def make_status(state: str = "finished", **changes) -> RunStatus:
-    """Return the status of a run that has just written it, after 120 steps and one GPU-hour."""
+    """Return the status of a run that has just written it, after 120 steps and one GPU-hour; `changes` as
+    they stand in the file."""
     values = {
         "state": state,
         "reason": f"it is {state}",
         "attempt": 1,
         "step": 120,
-        "limits": {"max_steps": 200, "max_gpu_hours": None},
         "updated_s": time.time(),
-        "gpu_hours": GpuHours(total=1.0),
+        "gpu_hours": {"total": 1.0},
     }
-    return RunStatus(**(values | changes))
+    return RunStatus.from_json(values | changes, "a test")
 
 
 def write_run(
@@ -130,7 +130,7 @@ def write_run(
     """Make a run folder as a supervisor leaves it: its config, its rows if there are any, and its status if
     it was ever started. Its budget is 200 steps unless the overrides name one."""
     paths = RunPaths(folder)
-    paths.root.mkdir(parents=True)
+    paths.create()
     if not any(override.startswith("budget.") for override in overrides):
         overrides = ("budget.max_steps=200", *overrides)
     save_config(paths, load_config([], overrides))

@@ -1,13 +1,14 @@
 """Small sweeps to fit."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from factories import sigmoid_rows
 
 from scalerl.curve.sigmoid import Sigmoid
+from scalerl.metrics.rows import EvalRow, StepRow, format_rows
 
 
 @pytest.fixture
@@ -16,24 +17,9 @@ def write_run():
 
     def write(folder: Path, *, a=0.6, b=2.0, c_mid=10.0, end=60.0, num_points=25, seed=0) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        compute = np.linspace(2.0, end, num_points)
-        curve = Sigmoid(r0=0.3, a=a, b=b, c_mid=c_mid)
-        noise = np.random.default_rng(seed).normal(0, 0.004, num_points)
-        rows = [{"kind": "step", "step": 1, "reward": 0.1}]
-        for i, (hours, rate) in enumerate(
-            zip([0.5, *compute], [0.3, *(curve(compute) + noise)], strict=True)
-        ):
-            rows.append(
-                {
-                    "kind": "eval",
-                    "step": 100 * i,
-                    "policy_version": 100 * i,
-                    "pass_rate": float(rate),
-                    "gpu_hours": hours,
-                }
-                | {"tokens": i * 10**6, "flops": i * 1e15, "num_prompts": 1000, "samples_per_prompt": 16}
-            )
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows: list[StepRow | EvalRow] = [StepRow(step=1, reward=0.1)]
+        rows += sigmoid_rows(np.linspace(2.0, end, num_points), a=a, b=b, c_mid=c_mid, seed=seed)
+        (folder / "metrics.jsonl").write_text(format_rows(rows))
         return folder
 
     return write

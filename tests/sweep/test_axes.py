@@ -15,11 +15,12 @@ from axis_effects import (
     reward_of,
     thinking_budgets,
 )
+from factories import make_group
 
 from scalerl.config import RunConfig
 from scalerl.inference.engine import EngineOptions
 from scalerl.launch.preflight import check_inputs
-from scalerl.spool.schema import Rollout, ShardError
+from scalerl.spool.schema import ShardError
 from scalerl.sweep.grid import grid
 from scalerl.trainer.batch import check_trainable
 from scalerl.trainer.state import TrainingState
@@ -189,43 +190,18 @@ def test_completions_of_a_step(axis, completions):
         prompts = len(TrainingState.begin(config, PROMPT_IDS).batch_groups)
         generations = completions[name] // prompts
         assert generations * prompts == completions[name]
-        whole = [rollout(index) for index in range(generations)]
-        check_trainable(whole, "p0", 0, 10, config)
+        whole = make_group(0, generations)
+        check_trainable(whole, "prompt-0", 0, 10, config)
         with pytest.raises(ShardError, match=f"generations_per_prompt is {generations}"):
-            check_trainable(whole[1:], "p0", 0, 10, config)
+            check_trainable(whole[1:], "prompt-0", 0, 10, config)
 
 
 def test_staler_tokens_than_k_are_refused():
     for name, config in points("max_off_policy").items():
-        group = [rollout(index) for index in range(16)]
-        check_trainable(group, "p0", int(name), 10, config)
+        group = make_group(0, 16)
+        check_trainable(group, "prompt-0", int(name), 10, config)
         with pytest.raises(ShardError, match=f"allowed 0 to {name}"):
-            check_trainable(group, "p0", int(name) + 1, 10, config)
-
-
-def rollout(completion: int) -> Rollout:
-    return Rollout(
-        group=0,
-        completion=completion,
-        prompt_id="p0",
-        task="math",
-        prompt_token_ids=[1],
-        completion_token_ids=[2, 3],
-        logprobs=[-0.5, -0.5],
-        loss_mask=[True, True],
-        policy_versions=[0, 0],
-        response="",
-        reward=1.0,
-        correct=True,
-        verdict="equal",
-        finish_reason="stop",
-        truncated=False,
-        interrupted=False,
-        started_s=0.0,
-        finished_s=0.0,
-        writer="generator-0",
-        attempt=1,
-    )
+            check_trainable(group, "prompt-0", int(name) + 1, 10, config)
 
 
 def test_context_length():

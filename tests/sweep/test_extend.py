@@ -1,19 +1,19 @@
 """What may be extended, what is chosen, and what is on disk before anything is submitted. Real runs:
 tests/slurm/test_extend.py."""
 
-import json
 import time
 from pathlib import Path
 
+import factories
 import numpy as np
 import pytest
+from factories import make_status, sigmoid_rows
 
 from scalerl.cli import main
 from scalerl.cluster.site import SiteConfig
-from scalerl.curve.sigmoid import Sigmoid
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
-from scalerl.run_folder import read_config, save_config
+from scalerl.run_folder import read_config
 from scalerl.settings import load_config
 from scalerl.sweep.extend import extend_here, extend_on_slurm, plan_extension
 
@@ -30,47 +30,21 @@ def write_run(sweep):
     def write(
         name: str, *, a=0.6, b=2.0, c_mid=10.0, used=60.0, state="finished", points=25, final=False, budget=()
     ) -> RunPaths:
-        paths = RunPaths(sweep / name)
-        paths.create()
-        seed = name[-1] if name[-1].isdigit() else "0"
-        save_config(paths, load_config([], [f"seed={seed}", *(budget or [f"budget.max_gpu_hours={used}"])]))
-        compute = np.linspace(used / 30, used, points)
-        noise = np.random.default_rng(len(name) + int(seed)).normal(0, 0.004, points)
-        rates = [0.3, *(Sigmoid(r0=0.3, a=a, b=b, c_mid=c_mid)(compute) + noise)]
-        rows = [
-            {
-                "kind": "eval",
-                "step": 100 * i,
-                "pass_rate": float(rate),
-                "gpu_hours": hours,
-                "num_prompts": 1000,
-            }
-            | {"samples_per_prompt": 16}
-            for i, (hours, rate) in enumerate(zip([0.5, *compute], rates, strict=True))
-        ]
-        paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        max_gpu_hours, max_steps = (
-            read_json(paths.config)["config"]["budget"][key] for key in ("max_gpu_hours", "max_steps")
+        seed = int(name[-1]) if name[-1].isdigit() else 0
+        limits = [f"seed={seed}", *(budget or [f"budget.max_gpu_hours={used}"])]
+        values = load_config([], limits).budget
+        status = make_status(
+            state,
+            reason="max_gpu_hours reached",
+            final=final,
+            step=100 * points,
+            gpu_hours={"total": used},
+            max_gpu_hours=values.max_gpu_hours,
+            max_steps=values.max_steps,
         )
-        status = {
-            "state": state,
-            "reason": "max_gpu_hours reached",
-            "final": final,
-            "attempt": 1,
-            "step": 100 * points,
-        }
-        status |= {
-            "job_id": None,
-            "updated_s": time.time(),
-            "gpu_hours": {"total": used},
-            "latest": None,
-            "curve": None,
-        }
-        write_json(
-            paths.status,
-            status | {"last_error": None, "max_gpu_hours": max_gpu_hours, "max_steps": max_steps},
-        )
-        return paths
+        gpu_hours = np.linspace(used / 30, used, points)
+        rows = sigmoid_rows(gpu_hours, a=a, b=b, c_mid=c_mid, seed=len(name) + seed)
+        return factories.write_run(sweep / name, *limits, rows=rows, status=status)
 
     return write
 

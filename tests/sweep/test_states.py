@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from factories import make_status, write_run
 
 from scalerl.cluster.slurm import QueuedJob
 from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths, SweepPaths
-from scalerl.run_folder import save_config
-from scalerl.settings import build_config
+from scalerl.run_folder import write_status
 from scalerl.sweep.states import run_state, sweep_states
 from scalerl.sweep.submissions import Submission, write_submission
 
@@ -25,22 +25,13 @@ def run(tmp_path) -> RunPaths:
     return make_run(tmp_path / "sweep" / "run")
 
 
-def make_run(folder) -> RunPaths:
-    folder.mkdir(parents=True)
-    save_config(RunPaths(folder), build_config({"budget.max_steps": 10, "budget.max_gpu_hours": None}))
-    return RunPaths(folder)
+def make_run(folder: Path) -> RunPaths:
+    return write_run(folder, "budget.max_steps=10")
 
 
 def tell(run: RunPaths, state: str, *, age_s: float = 0.0, **values) -> None:
-    status = {
-        "state": state,
-        "reason": f"it is {state}",
-        "final": False,
-        "step": 4,
-        "gpu_hours": {"total": 1.0},
-        **LIMITS,
-    }
-    write_json(run.status, status | {"updated_s": time.time() - age_s} | values)
+    told = {"step": 4, "updated_s": time.time() - age_s} | LIMITS
+    write_status(run, make_status(state, **(told | values)))
 
 
 def own(run: RunPaths, *, host: str, pid: int, age_s: float = 0.0, job_id: str | None = None) -> None:

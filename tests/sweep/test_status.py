@@ -8,13 +8,14 @@ import threading
 import time
 from pathlib import Path
 
+import factories
 import pytest
+from factories import make_status
 
 from scalerl.cli import main
 from scalerl.files import write_json
 from scalerl.paths import RunPaths
-from scalerl.run_folder import Attempt, save_config, write_attempt
-from scalerl.settings import load_config
+from scalerl.run_folder import Attempt, write_attempt
 from scalerl.sweep.status import COLUMNS, format_hours, status_report
 
 CURVE = {"a": 0.6124, "lo90": 0.6, "hi90": 0.625, "identified": True, "reason": ""}
@@ -27,27 +28,19 @@ def write_run(tmp_path):
     """write_run(name, *budget, **status): a run folder; without status, one that was never started."""
 
     def write(name: str, *budget: str, **status) -> RunPaths:
-        paths = RunPaths(tmp_path / "sweep" / name)
-        paths.root.mkdir(parents=True)
-        save_config(paths, load_config([], budget or ["budget.max_gpu_hours=4000"]))
-        if status:
-            told = {
-                "state": "finished",
-                "reason": "",
-                "final": True,
-                "attempt": 2,
-                "step": 120,
-                "job_id": None,
-            }
-            told |= {
-                "updated_s": time.time(),
-                "gpu_hours": HOURS,
-                "latest": LATEST,
-                "curve": CURVE,
-                "last_error": None,
-            }
-            write_json(paths.status, told | status)
-        return paths
+        told = {
+            "reason": "",
+            "final": True,
+            "attempt": 2,
+            "gpu_hours": HOURS,
+            "latest": LATEST,
+            "curve": CURVE,
+        }
+        return factories.write_run(
+            tmp_path / "sweep" / name,
+            *(budget or ["budget.max_gpu_hours=4000"]),
+            status=make_status(**(told | status)) if status else None,
+        )
 
     return write
 

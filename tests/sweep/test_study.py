@@ -1,17 +1,15 @@
 """The study: it holds every run of the axes it stands for, each once; and what is committed of it."""
 
 import importlib.util
-import json
 from pathlib import Path
 from types import ModuleType
 
+import factories
 import pandas as pd
 import pytest
+from factories import make_status
 
-from scalerl.files import write_json, write_text
-from scalerl.paths import RunPaths
-from scalerl.run_folder import save_config
-from scalerl.settings import load_config
+from scalerl.metrics.rows import EvalRow, StepRow
 from scalerl.sweep.grid import grid
 
 ROOT = Path(__file__).parents[2]
@@ -49,50 +47,40 @@ def test_every_recipe_is_in_the_figure(results):
     assert len(recipes) == 13
 
 
-def write_run(study: Path, name: str, gain: float, status: dict, num_evaluations: int = 11) -> None:
+def write_run(
+    study: Path, name: str, gain: float, state: str, reason: str, num_evaluations: int = 11
+) -> None:
     """A run folder whose pass rate rises from .3 by `gain` at every evaluation."""
-    paths = RunPaths(study / name)
-    paths.root.mkdir(parents=True)
-    save_config(paths, load_config([], ["budget.max_steps=200"]))
-    rows = [
-        {
-            "kind": "step",
-            "step": step,
-            "log_ratio_mean": 0.1,
-            "log_ratio_max": step / 100,
-            "clip_fraction": 0.0,
-        }
-        | {"entropy": 0.3, "off_policyness_mean": 8.0, "grad_norm": 1.0}
-        for step in (1, 2)
+    usual = {"clip_fraction": 0.0, "entropy": 0.3, "off_policyness_mean": 8.0, "grad_norm": 1.0}
+    rows: list[StepRow | EvalRow] = [
+        StepRow(step=step, log_ratio_mean=0.1, log_ratio_max=step / 100, **usual) for step in (1, 2)
     ]
     rows += [
-        {
-            "kind": "eval",
-            "step": 20 * index,
-            "gpu_hours": 0.01 * (index + 1),
-            "tokens": index,
-            "pass_rate": 0.3 + gain * index,
-        }
-        | {"num_prompts": 256, "samples_per_prompt": 8, "truncation_rate": 0.0}
+        EvalRow(
+            step=20 * index,
+            gpu_hours=0.01 * (index + 1),
+            tokens=index,
+            pass_rate=0.3 + gain * index,
+            num_prompts=256,
+            samples_per_prompt=8,
+            truncation_rate=0.0,
+        )
         for index in range(num_evaluations)
     ]
-    write_text(paths.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(
-        paths.status,
-        {"final": False, "step": 200, "updated_s": 1.0, "job_id": None, "gpu_hours": {"total": 0.1}} | status,
-    )
+    status = make_status(state, reason=reason, step=200, updated_s=1.0, gpu_hours={"total": 0.1})
+    factories.write_run(study / name, rows=rows, status=status)
 
 
 @pytest.fixture
 def study(tmp_path) -> Path:
     folder = tmp_path / "study"
-    finished = {"state": "finished", "reason": "max_steps reached"}
+    finished = ("finished", "max_steps reached")
     for seed, gain in enumerate((0.018, 0.02, 0.022)):
-        write_run(folder, f"study-ScaleRL-seed{seed}", gain, finished)
-        write_run(folder, f"study-ppo_off_policy-8-seed{seed}", gain / 2, finished)
-    broken = {"state": "failed", "reason": "the trainer died"}
-    write_run(folder, "study-ScaleRL-seed3", 0.0, broken)  # its last pass rates are not final ones
-    write_run(folder, "study-GSPO-seed0", 0.0, broken, num_evaluations=2)
+        write_run(folder, f"study-ScaleRL-seed{seed}", gain, *finished)
+        write_run(folder, f"study-ppo_off_policy-8-seed{seed}", gain / 2, *finished)
+    broken = ("failed", "the trainer died")
+    write_run(folder, "study-ScaleRL-seed3", 0.0, *broken)  # its last pass rates are not final ones
+    write_run(folder, "study-GSPO-seed0", 0.0, *broken, num_evaluations=2)
     for fits in ("fits", "fits-steps"):
         (folder / fits).mkdir()
         for name in ("fits", "ranking", "pairs"):
@@ -131,6 +119,6 @@ def test_what_is_committed_is_small_and_says_how_every_run_ended(results, study,
 
 
 def test_a_study_without_curves_is_refused(results, tmp_path):
-    write_run(tmp_path, "study-GSPO-seed0", 0.0, {"state": "failed", "reason": ""}, num_evaluations=2)
+    write_run(tmp_path, "study-GSPO-seed0", 0.0, "failed", "", num_evaluations=2)
     with pytest.raises(ValueError, match="no run with more than 3 evaluations; `make study`"):
         results.read_study(tmp_path)
