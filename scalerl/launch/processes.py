@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from scalerl.config import RunConfig
 from scalerl.metrics.ledger import ComputeLedger, Interval, Role
 from scalerl.paths import RunPaths
 
+MAX_ERROR_CHARACTERS = 150
+"""Length at which the error of a role is cut; its log has the rest."""
 PORTS = range(20_000, 30_000)
 """Below those that Linux gives to connections: the trainer listens seconds after the choice, and none must
 have taken the port then."""
@@ -175,3 +178,27 @@ class Layout:
     @property
     def processes(self) -> list[RoleProcess]:
         return [*self.trainers, *self.generators, *self.evaluators]
+
+
+class Deaths:
+    """The roles of one attempt that died, and of what: told in full once, and counted from then on."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._errors: Counter[tuple[str, str]] = Counter()
+
+    def count(self, process: RoleProcess, code: int | None) -> tuple[str, str]:
+        """Count a process that ended too early; code: its exit code.
+
+        Returns:
+            (what it died of and where its log is, in one line; the same for the user, to whom an error that a
+            process of this role has died of before is not told again)
+        """
+        process.num_deaths += 1
+        error = process.last_error()
+        error = f"{error[:MAX_ERROR_CHARACTERS]}..." if len(error) > MAX_ERROR_CHARACTERS else error
+        self._errors[process.role, error] += 1
+        times = self._errors[process.role, error]
+        cause = f"{process.name} died with exit code {code} ({error}); log: {process.log}"
+        again = f"{process.name} died of the same error again ({times} times); log: {process.log}"
+        return cause, (cause if times == 1 else again)

@@ -9,15 +9,18 @@ from scalerl.config import RunConfig
 from scalerl.metrics.rows import Rows, StepRow
 from scalerl.run_folder import Alarm, GpuHours
 
+TERMINAL_EVERY_S = 0.5
+
 
 def format_duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Return seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
 def eta_s(config: RunConfig, rows: Sequence[StepRow], gpu_hours: float) -> float | None:
-    """Seconds until the budget is used up at the pace of the last 20 steps; None while there is no pace."""
+    """Estimate the seconds until the budget is used up, at the pace of the last 20 steps; None while there is
+    no pace."""
     if len(rows) < 2:
         return None
     recent = rows[-21:]
@@ -35,7 +38,7 @@ def eta_s(config: RunConfig, rows: Sequence[StepRow], gpu_hours: float) -> float
 
 
 def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequence[Alarm] = ()) -> str:
-    """One line from the metric rows so far, the GPU-hours of every role and the alarms that stand."""
+    """Return one line from the rows so far, the GPU-hours of every role and the alarms that stand."""
     steps, evals = rows.steps, rows.evaluations
     parts = ["starting" if not steps else f"step {steps[-1].step}"]
     if config.budget.max_steps is not None:
@@ -69,23 +72,36 @@ def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequ
     return " | ".join(parts)
 
 
-class Progress:
-    """Shows status lines: rewritten in place on a terminal, one every `every_s` seconds in a log."""
+class Display:
+    """Where status lines go: rewritten in place on a terminal; in a log at most one a step.
 
-    def __init__(self, every_s: float = 10.0) -> None:
+    A job runs for weeks, and its log must stay readable: a step that was shown is shown again only after
+    `alive_s`, as a sign of life.
+    """
+
+    def __init__(self, every_s: float = 10.0, alive_s: float = 600.0) -> None:
+        """every_s: least time between two lines of a log."""
         self._terminal = sys.stdout.isatty()
-        self._every_s = 0.5 if self._terminal else every_s
+        self._every_s, self._alive_s = every_s, alive_s
+        self._shown_step: int | None = None
         self._shown_s = 0.0
 
-    def due(self) -> bool:
-        return time.monotonic() - self._shown_s >= self._every_s
+    def due(self, step: int) -> bool:
+        """Say whether the status line should be shown now, with `step` as the newest step."""
+        if self._shown_step is None:
+            return True
+        age_s = time.monotonic() - self._shown_s
+        if self._terminal:
+            return age_s >= TERMINAL_EVERY_S
+        return age_s >= (self._alive_s if step == self._shown_step else self._every_s)
 
-    def show(self, line: str) -> None:
-        self._shown_s = time.monotonic()
+    def show(self, line: str, step: int) -> None:
+        """Show the status line of a step."""
+        self._shown_step, self._shown_s = step, time.monotonic()
         if self._terminal:
             line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be rewritten
         print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
 
     def note(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)

@@ -8,12 +8,13 @@ from types import FrameType
 
 from scalerl.cluster.slurm import PREEMPTING, TIMEOUT
 from scalerl.config import RunConfig
+from scalerl.launch.bookkeeping import Bookkeeping
 from scalerl.launch.budget import limit_reached, sibling_gpu_hours
 from scalerl.launch.place import Place
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.metrics.rows import Rows
 from scalerl.paths import RunPaths
-from scalerl.run_folder import Alarm, StopRequest, read_end, write_stop
+from scalerl.run_folder import StopRequest, read_end, write_stop
 
 TIME_LIMIT = "the job's time limit is near"
 JOB_EVERY_S = 1.0
@@ -57,8 +58,6 @@ class Stopping:
         """Whether this is for Slurm's sake: the job is to be started again."""
         self.final = False
         """Whether the run has ended for good: a larger budget would not make it go on."""
-        self.alarms: list[Alarm] = []
-        """Those that stand, by the newest step."""
         self.interrupts = 0
         self._warned = False
         self._deadline_s = 0.0
@@ -94,8 +93,8 @@ class Stopping:
     def _warn(self, number: int, frame: FrameType | None) -> None:
         self._warned = True
 
-    def check(self, rows: Rows, total: float, trainer_running: bool) -> None:
-        """Ask the trainer to stop when there is reason to, from the metric rows and the GPU-hours so far.
+    def check(self, books: Bookkeeping, trainer_running: bool) -> None:
+        """Ask the trainer to stop when there is reason to, from what the run has done and spent so far.
 
         Raises:
             JobEnds: the job is gone. RunFailed: a trainer asked to stop did not within
@@ -107,7 +106,7 @@ class Stopping:
             self._job_due_s = time.monotonic() + JOB_EVERY_S
             self.check_job()
         if self.reason is None:
-            self._check_limits(rows, total)
+            self._check_limits(books)
         elif trainer_running and not self.requeue and time.monotonic() > self._deadline_s:
             limit_s = self._config.launch.stop_deadline_s
             raise RunFailed(
@@ -143,14 +142,16 @@ class Stopping:
         if self.reason is None:
             self._ask(reason)
 
-    def _check_limits(self, rows: Rows, total: float) -> None:
+    def _check_limits(self, books: Bookkeeping) -> None:
         if self.interrupts:
             return self._ask("interrupted")
         if self._config.budget.sweep_max_gpu_hours is not None and time.monotonic() > self._siblings_due_s:
             self._siblings_due_s = time.monotonic() + SIBLINGS_EVERY_S
             self._siblings = sibling_gpu_hours(self._paths)
-        reason, self.final = limit_reached(self._config, rows, total, self._siblings)
-        for alarm in self.alarms:
+        reason, self.final = limit_reached(
+            self._config, books.rows, books.budgeted_gpu_hours(), self._siblings
+        )
+        for alarm in books.alarms:
             if reason is None and alarm.kind in self._config.launch.stop_on_alarm:
                 reason = f"alarm: {alarm} (launch.stop_on_alarm)"
         if reason is not None:

@@ -64,9 +64,9 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(
     totals = []
     check = supervisor_module.Stopping.check
 
-    def spy(self, rows, total, trainer_running):
-        totals.append(total)
-        check(self, rows, total, trainer_running)
+    def spy(self, books, trainer_running):
+        totals.append(books.budgeted_gpu_hours())
+        check(self, books, trainer_running)
 
     monkeypatch.setattr(supervisor_module.Stopping, "check", spy)
     config = make_config(
@@ -76,7 +76,7 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(
         "launch.evaluation_deadline_s=20",
     )
     supervisor = Supervisor(config, paths)
-    supervisor._allocation = Interval(role="allocation", devices=10, start_s=0.0)  # as in a Slurm job
+    supervisor.books.allocation = Interval(role="allocation", devices=10, start_s=0.0)  # as in a Slurm job
     assert supervisor.run() == 0
     assert "max_gpu_hours = 0.8 reached" in read_json(paths.status)["reason"]
     assert max(totals) >= 3 * 100 * 10 / 3600

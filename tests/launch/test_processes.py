@@ -12,7 +12,7 @@ import pytest
 
 from scalerl.launch import processes
 from scalerl.launch.local import local_layout, visible_gpus
-from scalerl.launch.processes import RoleProcess, free_port
+from scalerl.launch.processes import Deaths, RoleProcess, free_port
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.paths import RunPaths
 from scalerl.settings import load_config
@@ -144,3 +144,24 @@ def test_the_rendezvous_gets_a_free_port_that_no_connection_is_given(monkeypatch
         monkeypatch.setattr(processes, "PORTS", range(port, port + 1))
         with pytest.raises(RuntimeError, match=f"no TCP port of {port} to {port} is free"):
             free_port()
+
+
+def test_an_error_that_comes_again_is_counted_and_told_no_more(tmp_path):
+    def process(name: str, error: str) -> RoleProcess:
+        log = tmp_path / f"{name}.log"
+        log.write_text(f"Traceback\n{error}\n")
+        return RoleProcess(name=name, arguments=[name.partition("-")[0]], log=log)
+
+    deaths = Deaths()
+    long = "RuntimeError: CUDA out of memory" + " of this and that" * 30
+    first, second = process("generator-0", long), process("generator-1", long)
+    cause, told = deaths.count(first, 1)
+    assert told == cause == f"generator-0 died with exit code 1 ({long[:150]}...); log: {first.log}"
+    cause, told = deaths.count(second, 1)
+    assert cause == f"generator-1 died with exit code 1 ({long[:150]}...); log: {second.log}"
+    assert told == f"generator-1 died of the same error again (2 times); log: {second.log}"
+    assert "again (3 times)" in deaths.count(first, 1)[1]
+    assert (first.num_deaths, second.num_deaths) == (2, 1)
+    # another error, and the same error of another role, are news
+    assert "ValueError: shapes" in deaths.count(process("generator-0", "ValueError: shapes"), 1)[1]
+    assert "CUDA out of memory" in deaths.count(process("trainer-0", long), None)[1]

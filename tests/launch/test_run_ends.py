@@ -198,3 +198,24 @@ def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths
     (paths.root / "attempt-1-ended").touch()
     assert run(make_config(), paths) == 0
     assert (read_json(paths.status)["state"], read_json(paths.attempt)["attempt"]) == ("finished", 2)
+
+
+def test_an_alarm_that_the_last_evaluation_ends_does_not_stay(paths, make_config, script_roles):
+    script_roles(
+        """
+        if role == "trainer":
+            post("eval", 0, pass_rate=0.6)
+            step_row(1)
+            post("eval", 1, pass_rate=0.3)
+            while '"kind": "pass_rate"' not in (folder / "status.json").read_text(): time.sleep(0.02)
+            step_row(2)
+            while '"step": 2' not in (folder / "status.json").read_text(): time.sleep(0.02)
+            post("eval", 2, pass_rate=0.6)
+            end()
+        """
+    )
+    assert run(make_config("trainer.num_ranks=1", "budget.max_steps=2"), paths) == 0
+    status = read_json(paths.status)
+    assert (status["state"], status["step"], status["alarms"]) == ("finished", 2, [])
+    lines = paths.training_log.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "0", "1", "2"]

@@ -3,8 +3,9 @@
 import pytest
 
 from scalerl.alarms import standing_alarms
-from scalerl.launch.status_line import eta_s, format_duration, status_line
-from scalerl.metrics.loggers import scalars, tensorboard_logger
+from scalerl.launch import status_line as status_line_module
+from scalerl.launch.status_line import Display, eta_s, format_duration, status_line
+from scalerl.metrics.loggers import TensorBoardLogger, scalars
 from scalerl.metrics.rows import EvalRow, Rows, StepRow
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours
@@ -51,9 +52,9 @@ def test_the_nearer_budget_sets_the_eta():
 def test_tensorboard_reads_what_was_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = tensorboard_logger(RunPaths(tmp_path))
-    log(step_row(1, loss=None, groups_dropped={"zero_variance": 2}))
-    log(step_row(2, loss=0.5, groups_dropped={}))
+    logger = TensorBoardLogger(RunPaths(tmp_path))
+    logger.log(step_row(1, loss=None, groups_dropped={"zero_variance": 2}))
+    logger.log(step_row(2, loss=0.5, groups_dropped={}))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("step/reward")] == [(1, -0.5), (2, -0.5)]
@@ -70,3 +71,29 @@ def test_only_numbers_are_scalars():
         "eval/pass_rate": 0.5,
         "eval/flag": 1.0,
     }
+
+
+def test_a_log_gets_one_line_a_step_and_a_sign_of_life(capsys, monkeypatch):
+    now = {"now": 1000.0}
+    monkeypatch.setattr(status_line_module.time, "monotonic", lambda: now["now"])
+    display = Display(every_s=10.0, alive_s=600.0)
+    shown = []
+    for second in range(3000):
+        now["now"] = 1000.0 + second
+        step = min(second // 4, 10)  # a step every 4 s until step 10, then one that takes 49 minutes
+        if display.due(step):
+            display.show(f"step {step}", step)
+            shown.append((second, step))
+    # a line every 10 s while steps are quick; 40 s is step 10, which is then shown every ten minutes
+    assert shown == [
+        (0, 0),
+        (10, 2),
+        (20, 5),
+        (30, 7),
+        (40, 10),
+        (640, 10),
+        (1240, 10),
+        (1840, 10),
+        (2440, 10),
+    ]
+    assert capsys.readouterr().out.splitlines() == [f"step {step}" for _, step in shown]

@@ -3,8 +3,9 @@
 import pytest
 
 from scalerl.files import write_json
-from scalerl.metrics import ledger, rows
+from scalerl.metrics import ledger, loggers, rows
 from scalerl.metrics.ledger import ComputeLedger
+from scalerl.metrics.loggers import TrainingLog
 from scalerl.metrics.rows import EvalRow, StepRow, format_rows, post_row, read_rows
 from scalerl.metrics.writer import MetricsWriter
 from scalerl.run_folder import GpuHours
@@ -222,3 +223,47 @@ def test_nan_is_refused_before_it_is_published(paths):
         post_row(paths, step_row(1, time_s=1, loss=float("nan")))
     assert list(paths.inbox.iterdir()) == []
     write_json(paths.root / "x.json", {"fine": 1})
+
+
+def training_log(paths):
+    return paths.training_log.read_text().splitlines()
+
+
+def test_the_training_log_has_a_line_a_step(paths):
+    log = TrainingLog(paths)
+    log.log(EvalRow(step=0, pass_rate=0.25, gpu_hours=0.5))
+    for step in (1, 2, 3):
+        log.log(StepRow(step=step, gpu_hours=1.0 * step, reward=-0.5, loss=0.125 if step > 1 else None))
+    log.log(EvalRow(step=2, pass_rate=0.5, gpu_hours=2.125))
+    log.close()
+    assert training_log(paths) == [
+        "step,gpu_hours,pass_rate,reward,loss",
+        "0,0.5,0.25,,",
+        "1,1.0,,-0.5,",
+        "2,2.125,0.5,-0.5,0.125",
+        "3,3.0,,-0.5,0.125",
+    ]
+
+
+def test_the_training_log_goes_on_in_a_later_attempt_and_back_with_a_replay(paths):
+    rows = [EvalRow(step=0, pass_rate=0.25, gpu_hours=0.5)]
+    rows += [StepRow(step=step, gpu_hours=1.0 * step, reward=0.5) for step in (1, 2, 3)]
+    paths.metrics.write_text(format_rows(rows))
+    log = TrainingLog(paths)
+    log.log(StepRow(step=2, gpu_hours=5.0, reward=0.75))
+    assert training_log(paths)[1:] == ["0,0.5,0.25,,", "1,1.0,,0.5,", "2,5.0,,0.75,"]
+
+
+def test_the_training_log_is_written_at_intervals_and_at_the_end(paths, monkeypatch):
+    now = {"now": 100.0}
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: now["now"])
+    log = TrainingLog(paths)
+    log.log(StepRow(step=1))
+    log.log(StepRow(step=2))
+    assert len(training_log(paths)) == 2
+    now["now"] = 111.0
+    log.log(StepRow(step=3))
+    log.log(StepRow(step=4))
+    assert len(training_log(paths)) == 4
+    log.close()
+    assert len(training_log(paths)) == 5
