@@ -106,8 +106,8 @@ def browser() -> str:
 
 @pytest.fixture(scope="session")
 def write_policy() -> Callable[..., None]:
-    """write_policy(folder, seed=0, tie_embeddings=True, moe=False): a tiny Qwen3 of sharp random weights,
-    arithmetic tokenizer."""
+    """write_policy(folder, seed=0, tie_embeddings=True, moe=False): make a tiny Qwen3 of sharp random weights
+    with the arithmetic tokenizer."""
 
     def write(folder: Path, *, seed: int = 0, tie_embeddings: bool = True, moe: bool = False) -> None:
         import torch
@@ -170,7 +170,7 @@ class Engines:
 
 @pytest.fixture(scope="session")
 def open_engine() -> Iterator[Engines]:
-    """open_engine(folder, policy_version=0, **options): a real SamplingEngine as a context manager."""
+    """open_engine(folder, policy_version=0, **options): open a real SamplingEngine, as a context manager."""
     engines = Engines()
     yield engines
     engines.close()
@@ -178,7 +178,7 @@ def open_engine() -> Iterator[Engines]:
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
-    """A folder with tied/, untied/ (base models) and data/."""
+    """Make a folder with tied/ and untied/, which are base models, and data/."""
     from scalerl.base_model import train_base_model
     from scalerl.data.prepare import prepare_generated
 
@@ -252,7 +252,7 @@ class FakeTrainer:
 
 @pytest.fixture
 def make_run(tmp_path, write_policy) -> Callable[..., FakeTrainer]:
-    """make_run(**{"key": value}): a run folder of a tiny config, claimed as attempt 1."""
+    """make_run(**{"key": value}): make a run folder of a tiny config, claimed as attempt 1."""
 
     def make(**changes) -> FakeTrainer:
         paths = RunPaths(tmp_path / "run")

@@ -88,7 +88,7 @@ def make_request(step: int = 0, **changes) -> EvaluationRequest:
 def sigmoid_rows(
     gpu_hours: Sequence[float], *, a: float = 0.6, b: float = 2.0, c_mid: float = 10.0, seed: int = 0
 ) -> list[EvalRow]:
-    """Return evaluations on a sigmoid from .3, with noise of .004: of step 0, then one every 100 steps at
+    """Return evaluations on a sigmoid from .3 with noise of .004: one of step 0, then one every 100 steps, at
     `gpu_hours`."""
     noise = np.random.default_rng(seed).normal(0, 0.004, len(gpu_hours))
     rates = [0.3, *(Sigmoid(r0=0.3, a=a, b=b, c_mid=c_mid)(np.asarray(gpu_hours)) + noise)]

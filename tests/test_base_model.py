@@ -31,13 +31,12 @@ def test_the_saved_folder_is_an_ordinary_model(tmp_path, tie_embeddings, moe):
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head.data_ptr() == embedding.data_ptr()) is tie_embeddings
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    # dense: two layers of three 64 x 192 matrices; experts: 8 of three 64 x 96 matrices and a router of 64 x
-    # 8
+    # dense: two layers of three 64 x 192 matrices; experts: 8 of three 64 x 96 matrices, and a router of
+    # 64 x 8
     experts = 2 * (8 * 3 * 64 * 96 + 64 * 8 - 3 * 64 * 192) if moe else 0
     assert model.num_parameters() == 124_672 + experts + (0 if tie_embeddings else head.numel())
-    assert (
-        GenerationConfig.from_pretrained(tmp_path / "base").eos_token_id == tokenizer.eos_token_id == EOS_ID
-    )
+    generation = GenerationConfig.from_pretrained(tmp_path / "base")
+    assert generation.eos_token_id == tokenizer.eos_token_id == EOS_ID
     assert model.config.vocab_size == len(tokenizer) == 21
     encoded = tokenizer(EXAMPLE[0])
     assert set(encoded) == {"input_ids", "attention_mask"}

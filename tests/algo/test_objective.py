@@ -1,7 +1,8 @@
 """From rewards to the loss of a step: every loss x aggregation x norm x filter, by hand and against plain
 loops over the formulas.
- Two prompts of two completions with 1, 3, 2 and 4 loss tokens, through the trainer's own path: groups ->
-sequences -> micro-batches.
+
+Two prompts of two completions with 1, 3, 2 and 4 loss tokens go through the trainer's own path: groups,
+sequences, micro-batches.
 """
 
 import itertools
@@ -23,8 +24,8 @@ REWARDS = [[1.0, -1.0], [1.0, 0.0]]
 
 
 def group(rewards, log_ratios):
-    """Rollouts of one prompt, as far as the objective reads them; the first token of each is forced and
-    outside the loss."""
+    """Return rollouts of one prompt, as far as the objective reads them; the first token of each is forced
+    and outside the loss."""
     return [
         SimpleNamespace(
             reward=reward,
@@ -38,8 +39,8 @@ def group(rewards, log_ratios):
 
 
 def step(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float], dict]:
-    """(loss, gradient with respect to the log-probability of each loss token in order, dropped) of one
-    optimizer step."""
+    """Return what one optimizer step makes: (loss, gradient by the log-probability of each loss token in
+    order, dropped)."""
     groups = [group(*pair) for pair in zip(rewards, log_ratios, strict=True)]
     sequences, dropped = training_sequences(groups, algo)
     kept = [
@@ -102,7 +103,7 @@ def test_a_prompt_of_equal_rewards_weighs_in_the_mean_only_if_kept():
 
 
 def reference(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float]]:
-    """The same from the paper's formulas (section 3), with loops and plain numbers; nothing of
+    """Work out the same from the paper's formulas (section 3), with loops and plain numbers, without
     scalerl.algo."""
     kept = [index for index, pair in enumerate(rewards) if _kept(pair, algo)]
     centred = [[reward - sum(rewards[p]) / len(rewards[p]) for reward in rewards[p]] for p in kept]
@@ -130,8 +131,8 @@ def reference(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float]
 
 
 def token_objective(algo: AlgoConfig, log_ratio, log_ratios, advantage) -> tuple[float, float]:
-    """(objective of a token, its derivative by the token's own log-probability; for gspo its share of the
-    completion's)."""
+    """Return (objective of a token, its derivative by the token's own log-probability). For gspo they are the
+    token's share of the completion's."""
     if algo.loss_type == "cispo":
         weight = min(exp(log_ratio), algo.cispo_eps_max)
         return weight * advantage * (log(0.5) + log_ratio), weight * advantage

@@ -75,9 +75,8 @@ def test_a_trainer_that_goes_back_takes_its_generators_along(make_run, make_gene
         generator.advance()
     assert generator._sampler.num_running
     old = trainer.publish(0, range(0, 6))  # the trainer resumed from its checkpoint
-    while (
-        generator._follower.latest() != old
-    ):  # a fast machine would finish groups of policy 3 first, which the trainer refuses
+    # a fast machine would finish groups of policy 3 first, which the trainer refuses
+    while generator._follower.latest() != old:
         time.sleep(0.01)
     rounds_until(generator, lambda: trainer.spool.present(0, 8) == set(range(6)))
     assert generator._engine.policy_name == old.name

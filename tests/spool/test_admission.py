@@ -32,10 +32,16 @@ def test_manifest_round_trip_and_wait(paths):
     assert read_manifest(paths).policy_version == 4
 
 
-@pytest.mark.parametrize(("mode", "k", "version", "batches"), [
-    ("pipeline_rl", 1, 5, 2), ("pipeline_rl", 8, 5, 9), ("ppo_off_policy", 1, 5, 1), ("ppo_off_policy", 8, 16, 8),
-    ("ppo_off_policy", 8, 19, 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "k", "version", "batches"),
+    [
+        ("pipeline_rl", 1, 5, 2),
+        ("pipeline_rl", 8, 5, 9),
+        ("ppo_off_policy", 1, 5, 1),
+        ("ppo_off_policy", 8, 16, 8),
+        ("ppo_off_policy", 8, 19, 5),
+    ],
+)
 def test_admitted_batches(mode, k, version, batches):
     off_policy = OffPolicyConfig(mode=mode, k=k)
     assert admit_until(off_policy, version, 100, 10) == 100 + 10 * batches
@@ -48,8 +54,7 @@ def test_admitted_batches(mode, k, version, batches):
     growths=st.lists(st.integers(0, 3), min_size=1, max_size=30),
 )
 def test_off_policyness_never_exceeds_the_bound(mode, k, growths):
-    """Train every group as late as the rule allows: each was started with the oldest policy that admits
-    it."""
+    """Train every group as late as the rule allows: started with the oldest policy that admits it."""
     off_policy = OffPolicyConfig(mode=mode, k=k)
     oldest_policy: dict[int, int] = {}
     next_group, batch = 0, 4

@@ -1,4 +1,4 @@
-"""The bound on off-policyness: the real admission rules in a simulated run where everything may be late, die
+"""The bound on off-policyness: the real admission rules in a simulated run, where everything may be late, die
 and come back."""
 
 from dataclasses import dataclass, field
@@ -62,9 +62,8 @@ class SimulatedRun:
         if not all(group in self.spool for group in batch):
             return
         for group in batch:
-            if (
-                max(self.spool[group]) > self.step
-            ):  # lost after it was trained, generated again, and then the trainer went back
+            # lost after it was trained, generated again, and then the trainer went back
+            if max(self.spool[group]) > self.step:
                 del self.spool[group]
                 return
         self.largest = max(
@@ -72,9 +71,8 @@ class SimulatedRun:
         )
         self.step += 1
         if self.step == len(self.history):
-            grown = batch_prompts + (
-                self.random.random() < self.growth
-            )  # dynamic batch size: batches only grow
+            # dynamic batch size: batches only grow
+            grown = batch_prompts + (self.random.random() < self.growth)
             self.history.append((batch.stop, grown))
         if is_generation_policy(self.off_policy, self.step):
             self.publish()

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[subprocess.Popen]:
-    """`python ARGUMENTS` once a rank, "{rank}" filled in, the rendezvous in the environment; output goes to
-    `log`.<rank>."""
+    """Start `python ARGUMENTS` once a rank, with "{rank}" filled in and the rendezvous in the environment;
+    the output goes to `log`.<rank>."""
     port = str(free_port())
     processes = []
     for rank in range(world_size):
@@ -35,7 +35,7 @@ def start_ranks(arguments: Sequence[str], world_size: int, log: Path) -> list[su
 
 
 def wait(processes: Sequence[subprocess.Popen], deadline_s: float = 300.0) -> list[int]:
-    """The exit codes; ends what is still running after the deadline."""
+    """Return the exit codes; end what still runs after the deadline."""
     try:
         return [process.wait(timeout=deadline_s) for process in processes]
     finally:

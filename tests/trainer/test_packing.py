@@ -1,5 +1,5 @@
-"""Packing: nothing lost, nothing twice, within the budget, equally many micro-batches a rank; a packed
-forward pass."""
+"""Packing: nothing lost, nothing twice, within the budget, equally many micro-batches a rank; and a packed
+forward pass equals separate ones."""
 
 import numpy as np
 import pytest
@@ -76,9 +76,8 @@ def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size
     real = [batch for batch in batches if batch.weights.any()]
     targets = sorted(token for batch in real for token in batch.targets.tolist())
     assert targets == sorted(token for item in sequences for token in item.tokens[1:].tolist())
-    for (
-        batch
-    ) in real:  # tokens count up within a sequence, so the predictor of a token holds the token before it
+    # tokens count up within a sequence, so the predictor of a token holds the token before it
+    for batch in real:
         assert torch.equal(batch.input_ids.flatten()[batch.predictors], batch.targets - 1)
 
 

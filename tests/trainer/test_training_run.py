@@ -298,10 +298,8 @@ def test_only_the_newest_checkpoints_stay(runs):
         "00000003",
         "00000004",
     ]
-    assert (
-        read_json(runs["straight"].paths.checkpoints / "00000004" / "state.json")["progress"]["next_group"]
-        == 16
-    )
+    state = read_json(runs["straight"].paths.checkpoints / "00000004" / "state.json")
+    assert state["progress"]["next_group"] == 16
 
 
 def test_missing_rollouts_end_the_trainer_with_the_generators_that_owe_them(runs):

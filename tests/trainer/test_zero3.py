@@ -1,5 +1,5 @@
-"""The real engine, ZeRO-3 over gloo on one and two ranks, against plain PyTorch in one process; checkpoints,
-bit for bit."""
+"""The real engine, ZeRO-3 over gloo on one and two ranks, against plain PyTorch in one process; and its
+checkpoints, bit for bit."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
-    """A folder in which two ranks and then one have run all cases of zero3_worker.py."""
+    """Return a folder in which two ranks, then one, have run all cases of zero3_worker.py."""
     folder = tmp_path_factory.mktemp("zero3")
     save_models(folder)
     worker = __file__.replace("test_zero3.py", "zero3_worker.py")
@@ -45,7 +45,7 @@ def exported(folder, name, world_size):
 
 
 def objective(model, groups, algo):
-    """The loss of a batch, one unpadded forward pass a completion, straight from the formulas of the
+    """Return the loss of a batch: one unpadded forward pass a completion, straight from the formulas of the
     paper."""
     rewards = np.array([[rollout.reward for rollout in group] for group in groups])
     centred = rewards - rewards.mean(axis=1, keepdims=True)
@@ -91,8 +91,8 @@ def token_losses(model, rollout, advantage, algo):
 
 @pytest.fixture(scope="module")
 def reference(worked):
-    """{case: ([(loss, gradient norm) a step], weights after the last as Transformers saves them)} by plain
-    PyTorch."""
+    """Train every case in plain PyTorch: {case: ([(loss, gradient norm) a step], weights after the last as
+    Transformers saves them)}."""
     answers = {}
     for case in CASES:
         config = make_config(case, 1)

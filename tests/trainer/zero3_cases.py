@@ -131,8 +131,8 @@ def random_rollout(
 
 
 def make_groups(step: int) -> list[list[Rollout]]:
-    """The batch of a step. Step 1 has one sequence with loss tokens, so that a second rank has nothing to
-    do."""
+    """Return the batch of a step; that of step 1 has one sequence with loss tokens, so that a second rank has
+    nothing to do."""
     random = np.random.default_rng(step)
     if step == 1:
         group = [random_rollout(random, 0, index, 7, correct=index == 0) for index in range(2)]
