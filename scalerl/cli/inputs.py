@@ -16,8 +16,8 @@ def add_prepare(commands) -> None:
     source.add_argument(
         "--generate",
         metavar="NAME",
-        help="make problems instead: arithmetic (left-to-right chains modulo 10), or a data set of reasoning_gym "
-        "such as reasoning_gym:chain_sum,min_terms=3",
+        help="make problems instead: arithmetic (left-to-right chains modulo 10), or a data set of "
+        "reasoning_gym, such as reasoning_gym:chain_sum,min_terms=3",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(

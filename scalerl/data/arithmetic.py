@@ -1,5 +1,6 @@
 """The chain task: small enough for a real reinforcement-learning curve on two CPU cores.
- A prompt such as "7*3-4+8?" is worked left to right, modulo 10; its solution reads "<7*3=1;1-4=7;7+8=5>5":
+
+A prompt such as "7*3-4+8?" is worked left to right, modulo 10; its solution reads "<7*3=1;1-4=7;7+8=5>5":
 the thinking part ends at ">" and the answer follows.
 """
 
@@ -16,13 +17,13 @@ MAX_STEPS = 12
 
 
 def apply(operator: str, left: int, right: int) -> int:
-    """One step of a chain: `left operator right` modulo 10."""
+    """Return the result of one step of a chain: `left operator right` modulo 10."""
     results = {"+": left + right, "-": left - right, "*": left * right}
     return results[operator] % 10
 
 
 def draw_prompt(generator: np.random.Generator, num_steps: int) -> str:
-    """A random chain of `num_steps` operators, such as "7*3-4?" for 2."""
+    """Return a random chain of `num_steps` operators, such as "7*3-4?" for 2."""
     digits = generator.integers(10, size=num_steps + 1)
     operators = generator.integers(len(OPERATORS), size=num_steps)
     tail = (f"{OPERATORS[operator]}{digit}" for operator, digit in zip(operators, digits[1:], strict=True))
@@ -30,7 +31,7 @@ def draw_prompt(generator: np.random.Generator, num_steps: int) -> str:
 
 
 def worked_solution(prompt: str, *, noise: float = 0.0, generator: np.random.Generator | None = None) -> str:
-    """The solution text of a chain, with every step written out.
+    """Return the solution text of a chain, with every step written out.
 
     With `noise`, each step's result is replaced with that probability by a random digit (which may be the
     right one) and the chain goes on from it: what the base model is trained on, so that reinforcement
@@ -47,8 +48,7 @@ def worked_solution(prompt: str, *, noise: float = 0.0, generator: np.random.Gen
 
 
 def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_STEPS) -> list[Problem]:
-    """`count` different chains of `min_steps` to `max_steps` operators, their number of steps drawn
-    uniformly.
+    """Return `count` different chains of `min_steps` to `max_steps` operators, in equal shares.
 
     There are only 300 chains of one step: where a length runs out, longer ones take its place.
 
@@ -62,8 +62,8 @@ def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_
     num_possible = sum(10 * (10 * len(OPERATORS)) ** steps for steps in range(min_steps, max_steps + 1))
     if not 0 < count <= num_possible:
         raise ValueError(
-            f"cannot generate {count} different chains of {min_steps}..{max_steps} steps: there are {num_possible}; "
-            "ask for at least 1 and at most that, or raise the number of steps"
+            f"cannot generate {count} different chains of {min_steps}..{max_steps} steps: there are "
+            f"{num_possible}; ask for at least 1 and at most that, or raise the number of steps"
         )
     problems: dict[str, Problem] = {}
     for prompt in _draw_prompts(seed, min_steps, max_steps):
@@ -75,7 +75,7 @@ def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_
 
 
 def chain_problem(prompt: str) -> Problem:
-    """The problem of one chain; its difficulty is its number of steps."""
+    """Return the problem of one chain; its difficulty is its number of steps."""
     answer = worked_solution(prompt).rpartition(THINK_END)[2]
     num_steps = len(prompt) // 2 - 1
     return make_problem(prompt, [answer], source="arithmetic", difficulty=float(num_steps))

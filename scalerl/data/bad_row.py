@@ -4,8 +4,10 @@ from typing import Any
 
 
 class BadRow(Exception):
-    """A row that is not a problem: `reason` is the word it is counted under, the message says what is
-    valid."""
+    """A row that is not a problem.
+
+    `reason` is the word it is counted under; the message says what is wrong, and what is valid.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -13,6 +15,6 @@ class BadRow(Exception):
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it."""
+    """Return a value as a message shows it: at most 60 characters of its repr."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""`scalerl prepare --generate NAME[:ARGUMENTS]`: the generators there are, and how their arguments are written.
+"""`scalerl prepare --generate NAME[:DATASET][,key=value...]`: the generators there are, and their arguments.
 
 Adding one means writing a function like these and an entry in GENERATORS.
 """
@@ -19,7 +19,11 @@ BETWEEN_ARGUMENTS = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
 
 
 def generate_arithmetic(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> Generated:
-    """Return left-to-right chains modulo 10; arguments: min_steps, max_steps."""
+    """Return left-to-right chains modulo 10; arguments: min_steps, max_steps.
+
+    Raises:
+        ValueError: another argument, one that is no whole number, or what arithmetic.generate refuses.
+    """
     if dataset:
         raise ValueError(f"--generate arithmetic:{dataset}: it has no data sets; write arithmetic alone")
     for key, value in arguments.items():
@@ -48,14 +52,12 @@ def generate(order: str, *, count: int, seed: int) -> tuple[str, Generated]:
     if name not in GENERATORS:
         raise ValueError(f"--generate {order}: there is no generator {name!r}; {suggest(name, GENERATORS)}")
     dataset, arguments = parse_arguments(rest)
-    return ":".join(filter(None, (name, dataset))), GENERATORS[name](
-        dataset, arguments, count=count, seed=seed
-    )
+    made = GENERATORS[name](dataset, arguments, count=count, seed=seed)
+    return f"{name}:{dataset}" if dataset else name, made
 
 
 def parse_arguments(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the data set and the arguments of "chain_sum,min_terms=3,max_terms=4", either of which may be
-    missing.
+    """Return data set and arguments of a text such as "chain_sum,min_terms=3"; either may be missing.
 
     Values are TOML (numbers, true and false, lists, quoted texts), or else plain texts.
 

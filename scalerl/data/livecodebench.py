@@ -21,11 +21,11 @@ from typing import Any
 from scalerl.data.bad_row import BadRow, short
 
 MAX_TEXT_BYTES = 64 << 20
-"""Of private tests, unpacked: a few published ones are larger than any program is tested with."""
+"""Size of private tests, unpacked: a few published ones are larger than any program is tested with."""
 
 
 def unpack_record(record: dict[str, Any]) -> dict[str, Any]:
-    """{question, starter_code, tests} of a published row.
+    """Return a published row as {question, starter_code, tests}.
 
     Raises:
         BadRow: its tests or its metadata are not what they should be, or together too large.
@@ -55,9 +55,10 @@ def _json(value: Any, name: str, kind: type) -> Any:
 
 
 class _TextUnpickler(pickle.Unpickler):
-    """A pickle may run any code when it is read; that of a text needs none."""
+    """A reader of pickled texts: a pickle may run any code when it is read, and that of a text needs none."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Refuse to import anything."""
         raise pickle.UnpicklingError(f"it names {module}.{name}, where only a text is wanted")
 
 

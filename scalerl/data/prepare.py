@@ -1,5 +1,4 @@
-"""`scalerl prepare`: problem files in, one prepared training and held-out set and a report of what was
-dropped out."""
+"""`scalerl prepare`: makes a training and a held-out set of problem files, and reports what it dropped."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,11 +16,11 @@ MAX_EXAMPLES = 5
 
 @dataclass(kw_only=True)
 class Dropped:
-    """Rows of one input dropped for one reason."""
+    """The rows of one input that were dropped for one reason."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
-    """The first five, "FILE:LINE: what is wrong"."""
+    """The first five of them, "FILE:LINE: what is wrong"."""
 
 
 @dataclass(kw_only=True)
@@ -34,9 +33,7 @@ class InputReport:
     train: int = 0
     heldout: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    """Reason -> rows: malformed, unknown_shape, no_prompt, no_answer, bad_tests, tests_too_large,
-    bad_difficulty, too_long, duplicate, conflicting_answer (the prompt of an earlier row, with another
-    answer)."""
+    """The dropped rows by reason; README.md lists the reasons."""
 
     def drop(self, reason: str, example: str) -> None:
         """Count a row under `reason`."""
@@ -52,13 +49,13 @@ class PrepareReport:
 
     heldout_fraction: float
     max_prompt_tokens: int | None
-    """None: prompts were not counted."""
+    """The limit on prompts; None: their tokens were not counted."""
     train: int
     heldout: int
     inputs: list[InputReport]
 
     def table(self) -> str:
-        """One line per input, aligned, for the terminal."""
+        """Return one line per input, aligned, for the terminal."""
         header = ("input", "rows", "kept", "train", "held-out", "dropped")
         rows = []
         for entry in self.inputs:
@@ -116,7 +113,7 @@ def prepare(
 def prepare_generated(
     output: Path, order: str, *, count: int, seed: int = 0, heldout_fraction: float
 ) -> PrepareReport:
-    """Write the same files, of `count` problems that a generator makes (see generators.py) instead of rows.
+    """Write the same files from `count` problems that a generator makes (see generators.py).
 
     Raises:
         ValueError: the generator refuses its order, or an impossible fraction; nothing has been written.
@@ -131,7 +128,7 @@ def prepare_generated(
 
 
 def is_heldout(prompt_id: str, heldout_fraction: float) -> bool:
-    """Whether a prompt is held out: by its id alone, so in every run alike, whatever rows come or go.
+    """Say whether a prompt is held out: by its id alone, so in every run alike, whatever rows come or go.
 
     A larger fraction holds out the same prompts and more.
     """
@@ -139,10 +136,10 @@ def is_heldout(prompt_id: str, heldout_fraction: float) -> bool:
 
 
 def check_fraction(heldout_fraction: float) -> None:
-    """Refuse a fraction outside 0..1.
+    """Refuse a held-out fraction outside 0..1.
 
     Raises:
-        ValueError: just that.
+        ValueError: it is outside.
     """
     if not 0 <= heldout_fraction <= 1:
         raise ValueError(
@@ -156,15 +153,15 @@ def _why_dropped(
     count_tokens: Callable[[str, str], int] | None,
     max_prompt_tokens: int | None,
 ) -> tuple[str, str]:
-    """Reason and message, both empty for a problem to keep."""
+    """Return the reason to drop a row, and a message; both are empty for a problem to keep."""
     if isinstance(problem, BadRow):
         return problem.reason, str(problem)
     if (earlier := kept.get(problem.prompt_id)) is not None:
         if earlier.answer == problem.answer:
             return "duplicate", f"the prompt of an earlier row of {earlier.source}"
-        return (
-            "conflicting_answer",
-            f"answer {short(problem.answer)} to the prompt of an earlier row of {earlier.source}, where it is {short(earlier.answer)}",
+        return "conflicting_answer", (
+            f"answer {short(problem.answer)} to the prompt of an earlier row of {earlier.source}, where it "
+            f"is {short(earlier.answer)}"
         )
     if count_tokens is not None and max_prompt_tokens is not None:
         num_tokens = count_tokens(problem.prompt, problem.task)

@@ -34,9 +34,9 @@ class Problem:
     """One prompt with its reference answer."""
 
     prompt_id: str
-    """First 16 hexadecimal digits of the SHA-256 of the normalised prompt."""
+    """The first 16 hexadecimal digits of the SHA-256 of the prompt."""
     prompt: str
-    """Problem text, normalised; a chat template is applied later, by whoever talks to the model."""
+    """The text of the problem, normalised if read from a file; instruction and chat template follow."""
     answer: str
     """The reference a response is graded against, in the form its task wants: scalerl/tasks says which."""
     task: str = "math"
@@ -50,8 +50,10 @@ class Problem:
 def make_problem(
     prompt: str, answers: Sequence[str], *, source: str, difficulty: float | None = None
 ) -> Problem:
-    """Return the math problem of a raw prompt and its accepted answers, their texts normalised, equal ones
-    merged."""
+    """Return the math problem of a raw prompt and its accepted answers.
+
+    Their texts are normalised, and equal answers merged.
+    """
     reference = TASKS["math"].parse_reference([normalise(answer) for answer in answers])
     return make_task_problem(prompt, reference, task="math", source=source, difficulty=difficulty)
 
@@ -83,7 +85,7 @@ def normalise(text: str) -> str:
 
 
 def compute_prompt_id(prompt: str) -> str:
-    """Return the id of a normalised prompt: the same in every file, run and sweep."""
+    """Return the id of a prompt: the same in every file, run and sweep."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 

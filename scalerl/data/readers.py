@@ -10,8 +10,9 @@ A bad row is an item that names its file and line, not an exception.
 | code     | problem, question or prompt, tests, optionally starter_code and difficulty |
 
 A row with tests is a code problem; unit_tests.py says what they look like. So is a verl row whose ability is
-"code", its ground truth being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). The files
-are a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are ignored.
+"code", its ground truth being the tests, and a row as LiveCodeBench publishes it (livecodebench.py). The
+files are a JSON list of objects (.json), one object a line (.jsonl) or Parquet (.parquet). Other columns are
+ignored.
 """
 
 import json
@@ -32,8 +33,8 @@ from scalerl.tasks.code import Code
 
 SHAPES = (
     '{problem, answer[, difficulty]}, {question, answer ending in "#### 72"}, '
-    "{prompt: chat messages, reward_model: {ground_truth}}, {problem, tests[, starter_code]} or LiveCodeBench's "
-    "own columns"
+    "{prompt: chat messages, reward_model: {ground_truth}}, {problem, tests[, starter_code]} or "
+    "LiveCodeBench's own columns"
 )
 
 

@@ -1,7 +1,7 @@
-"""`scalerl prepare --generate reasoning_gym:DATASET[,key=value...]`: problems of the data sets of that package.
+"""`scalerl prepare --generate reasoning_gym:DATASET[,key=value...]`: problems of that package's data sets.
 
-They are made in a process of their own, `python -m scalerl.data.reasoning_gym`, whose hashes of texts are always
-the same: some data sets draw from sets of words, whose order depends on them.
+They are made in a process of their own, `python -m scalerl.data.reasoning_gym`, whose hashes of texts are
+always the same: some data sets draw from sets of words, whose order depends on them.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from scalerl.names import suggest
 from scalerl.tasks.reasoning_gym import ReasoningGym, find_scorer, make_dataset, make_reference, unpack
 
 ROUND = 100
-"""Entries drawn at once, at least."""
+"""The least number of entries drawn at once."""
 MAX_IDLE_ROUNDS = 10
-"""Rounds in a row without a new prompt, after which there seem to be no more."""
+"""Rounds in a row that may bring no new prompt, before it is taken that there are no more."""
 
 
 def generate(
@@ -124,16 +124,16 @@ def draw(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> d
         if idle_rounds == MAX_IDLE_ROUNDS:
             break
     raise ValueError(
-        f"{len(references)} different prompts is all that turned up with {arguments or 'its defaults'}, {count} "
-        "were asked for; ask for fewer, or widen its arguments"
+        f"{len(references)} different prompts is all that turned up with {arguments or 'its defaults'}, "
+        f"{count} were asked for; ask for fewer, or widen its arguments"
     )
 
 
 def _rounds(dataset: str, arguments: dict[str, Any], size: int, seed: int) -> Iterator[Iterator[dict]]:
     """Yield rounds of `size` entries, each of a seed of its own.
 
-    Entry i of most data sets is drawn from seed + i: the seeds of rounds, and of two values of --seed, have to be
-    far apart, or they would share nearly all entries.
+    Entry i of most data sets is drawn from seed + i: the seeds of rounds, and of two values of --seed, have
+    to be far apart, or they would share nearly all entries.
     """
     for number in range(sys.maxsize):
         far = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

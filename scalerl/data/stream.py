@@ -113,8 +113,8 @@ class PromptStream:
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
                 "the saved prompt stream has other prompts, or another order or seed, than these "
-                f"{len(self._prompt_ids)} with seed {self._seed}; continue the run with the data and seed it was "
-                "started with, or start a new run"
+                f"{len(self._prompt_ids)} with seed {self._seed}; continue the run with the data and seed it "
+                "was started with, or start a new run"
             )
         self._start_epoch(state["epoch"])
         self._position = state["position"]
@@ -124,8 +124,8 @@ class PromptStream:
         self._dropped[state["dropped"]] = True
 
     def _is_dropped(self, index: int) -> bool:
-        # Asked only when an epoch reaches the prompt: its groups of this epoch may still be on their way, and a
-        # replay from a checkpoint has to decide alike.
+        # Asked only when an epoch reaches the prompt: its groups of this epoch may still be on their way, and
+        # a replay from a checkpoint has to decide alike.
         if self._drops and not self._dropped[index] and self._num_completions[index]:
             pass_rate = self._num_correct[index] / self._num_completions[index]
             self._dropped[index] = pass_rate >= self._drop_pass_rate
@@ -165,7 +165,7 @@ class MixedStream:
         return sum(stream.num_dropped for stream in self._streams)
 
     def draw(self, count: int) -> list[str]:
-        """Return the next `count` prompts, or fewer, down to none, once all of all tasks have been dropped."""
+        """Return the next `count` prompts, or fewer, down to none, once all have been dropped."""
         drawn: list[str] = []
         while len(drawn) < count:
             # Turn n is code where the number of code prompts that are due, floor(fraction * n), goes up.

@@ -1,12 +1,13 @@
 """Unit tests of code problems: the shapes people have, and the one that is kept.
 
-| shape                         | tests                                                                                  |
-|-------------------------------|----------------------------------------------------------------------------------------|
-| TACO, APPS                    | {inputs: [...], outputs: [...], optionally fn_name}                                    |
-| DeepCoder, LiveCodeBench      | [{input, output, optionally fn_name, or metadata.func_name}, ...]; its type or testtype |
-|                               | is not needed: a test with a function's name is a call, any other is stdin and stdout  |
- as JSON text or as the value itself. For stdin and stdout a list is the lines of the text. Of a call, the
-input is the list of its arguments, or text with one JSON value a line; the output is its result, JSON text
+| shape                    | tests                                                             |
+|--------------------------|-------------------------------------------------------------------|
+| TACO, APPS               | {inputs: [...], outputs: [...], optionally fn_name}               |
+| DeepCoder, LiveCodeBench | [{input, output, optionally fn_name, or metadata.func_name}, ...] |
+
+Both may be JSON text or the value itself. A test with a function's name is a call, any other is stdin and
+stdout; its type or testtype is not needed. For stdin and stdout a list is the lines of the text. The input of
+a call is the list of its arguments, or text with one JSON value a line; the output is its result, JSON text
 where the input is text. Where the input is a list, a result that is a list of one element is also accepted as
 that element: APPS and TACO wrap results, and do not say so.
 
@@ -21,12 +22,15 @@ from typing import Any
 from scalerl.data.bad_row import BadRow, short
 
 MAX_TESTS_BYTES = 4 << 20
-"""All tests of a problem together: every grading moves them between processes."""
-WANTED = "{inputs: [...], outputs: [...][, fn_name]} or a list of {input, output[, fn_name]}, or the JSON text of one of these"
+"""The size of all tests of a problem together: every grading moves them between processes."""
+WANTED = (
+    "{inputs: [...], outputs: [...][, fn_name]} or a list of {input, output[, fn_name]}, or the JSON text "
+    "of one of these"
+)
 
 
 def parse_tests(value: Any) -> str:
-    """The tests of a problem, of any shape, as they are kept.
+    """Return the tests of a problem, of any shape, as they are kept.
 
     Raises:
         BadRow: there is none, one is not a test, or together they are too large.
@@ -97,7 +101,7 @@ def _function_name(test: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Standard input or output as text; a list is its lines."""
+    """Return standard input or output as text; a list is its lines."""
     lines = value if isinstance(value, list) else [value]
     if not all(
         isinstance(line, str) or (isinstance(line, int | float) and math.isfinite(line)) for line in lines

@@ -15,8 +15,11 @@ def load_tokenizer(model: str | Path) -> Any:
 
 
 class PromptEncoder:
-    """Turns problems into token ids: the text and the instruction of its task, in the tokenizer's chat template
-    if it has one. Remembers what it encoded."""
+    """Turns problems into token ids, and remembers them.
+
+    A prompt is the problem's text and the instruction of its task, in the tokenizer's chat template if it has
+    one.
+    """
 
     def __init__(self, tokenizer: Any, data: DataConfig, *, max_prompt_tokens: int) -> None:
         self._tokenizer = tokenizer
@@ -42,8 +45,8 @@ class PromptEncoder:
             if len(token_ids) > self._max_prompt_tokens:
                 raise ValueError(
                     f"prompt {prompt_id} has {len(token_ids)} tokens with its instruction and chat template, "
-                    f"length.max_prompt_tokens is {self._max_prompt_tokens}; raise it, or prepare the data with "
-                    "a lower limit"
+                    f"length.max_prompt_tokens is {self._max_prompt_tokens}; raise it, or prepare the data "
+                    "with a lower limit"
                 )
             self._encoded[prompt_id] = token_ids
         return self._encoded[prompt_id]

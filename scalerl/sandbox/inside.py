@@ -1,10 +1,10 @@
-"""What runs inside the sandbox: `python -I -S -c <this text> FD`; a program that is graded lives and dies in
-this process.
- FD is a file that holds, in marshal format, {program, fn_name, arguments, limits, memory_exit}. Without
-fn_name the program reads the test on stdin and answers on stdout. With it, the program is imported, the
-function of that name (of the class Solution, where there is one) is called, and its result goes to stdout as
-JSON; what it prints goes to stderr. Nothing here is worth protecting from the program: no expected output
-ever comes here.
+"""What runs inside the sandbox: `python -I -S -c <this text> FD`.
+
+A program that is graded lives and dies in this process. FD is a file that holds, in marshal format, {program,
+fn_name, arguments, limits, memory_exit}. Without fn_name the program reads the test on stdin and answers on
+stdout. With it, the program is imported, the function of that name (of the class Solution, where there is
+one) is called, and its result goes to stdout as JSON; what it prints goes to stderr. Nothing here is worth
+protecting from the program: no expected output ever comes here.
 """
 
 import builtins
@@ -26,8 +26,8 @@ OFFERED = (
     "string",
     "typing",
 )
-"""What sites of such problems import before a solution that is called: its starter code says List[int], and
-imports nothing."""
+"""The modules that sites of such problems import before a solution that is called: its starter code says
+List[int], and imports nothing."""
 
 
 def take(descriptor):
@@ -47,7 +47,7 @@ def limit(limits):
 
 
 def run(program, name, namespace):
-    """The program as the module `name`."""
+    """Run the program as the module `name`, and return it."""
     module = sys.modules[name] = types.ModuleType(name)
     module.__dict__.update(namespace)
     exec(compile(program, "program.py", "exec"), module.__dict__)
@@ -55,8 +55,10 @@ def run(program, name, namespace):
 
 
 def offered():
-    """The modules of OFFERED and their public names; a builtin is not shadowed, nor a module by a name of
-    another."""
+    """Return the modules of OFFERED and their public names.
+
+    A builtin is not shadowed, nor a module by a name of another.
+    """
     modules = {name: __import__(name) for name in OFFERED}
     names = {
         name: getattr(module, name)

@@ -1,16 +1,17 @@
-"""Runs one program on one input where it can do no harm: bubblewrap's namespaces, kernel limits, a system
-call filter.
+"""Runs one program on one input where it can do no harm.
 
-| a program has          | with bubblewrap                                   | weak (no bubblewrap)                      |
-|------------------------|---------------------------------------------------|-------------------------------------------|
-| files                  | Python and system libraries, read-only;           | WHATEVER ITS USER HAS, read and write     |
-|                        | an empty scratch folder of its own in memory      | (it starts in an empty scratch folder)    |
-| environment            | empty                                             | empty                                     |
-| other processes        | sees none, signals none, starts none              | signals none, starts none                 |
-| network                | none, not even loopback; sockets only in pairs    | sockets only in pairs, within the program |
-| CPU, memory, output    | limits, for each input                            | the same                                  |
-| the expected output    | is never in its reach                             | in the memory of a process of its user    |
-| threads                | 64 (root: only what memory allows)                | only what memory allows                   |
+bubblewrap's namespaces, the kernel's limits and a filter of system calls keep it in:
+
+| a program has       | with bubblewrap                          | weak (no bubblewrap)                  |
+|---------------------|------------------------------------------|---------------------------------------|
+| files               | Python and system libraries, read-only;  | WHATEVER ITS USER HAS, read and write |
+|                     | an empty scratch folder, in memory       | (starts in an empty scratch folder)   |
+| environment         | empty                                    | empty                                 |
+| other processes     | sees none, signals none, starts none     | signals none, starts none             |
+| network             | none, no loopback; sockets only in pairs | sockets only in pairs, within it      |
+| CPU, memory, output | limits, for each input                   | the same                              |
+| the expected output | is never in its reach                    | in the memory of the user's process   |
+| threads             | 64 (root: only what memory allows)       | only what memory allows               |
 """
 
 import ctypes
@@ -39,17 +40,17 @@ computing. A busy machine must not fail a right program."""
 START_S = 10.0
 """Wall time allowed on top, to start Python on a busy machine."""
 OUTPUT_BYTES = 16 << 20
-"""Size of a file, standard output included."""
+"""The size of a file, standard output included."""
 SCRATCH_BYTES = 64 << 20
 THREADS = 64
 MEMORY_EXIT = 86
-"""Exit code of a program that ran out of memory."""
+"""The exit code of a program that ran out of memory."""
 INSIDE = Path(__file__).with_name("inside.py").read_text()
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 WEAK = (
-    "WEAK SANDBOX: bubblewrap (bwrap) does not work here, so programs written by the model can read and write "
-    "every file that this user can, outside of their scratch folder. Still there: limits of time, memory and "
-    "output, an empty environment, no further processes, no signals, no network."
+    "WEAK SANDBOX: bubblewrap (bwrap) does not work here, so programs written by the model can read and "
+    "write every file that this user can, outside of their scratch folder. Still there: limits of time, "
+    "memory and output, an empty environment, no further processes, no signals, no network."
 )
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
@@ -59,8 +60,9 @@ class Limits:
     """What one program may use on one input."""
 
     cpu_s: int = 6
+    """The CPU time."""
     memory_mb: int = 1024
-    """Address space, MiB."""
+    """The address space, in MiB."""
     allow_weak_sandbox: bool = False
     """Grade without bubblewrap where it does not work."""
 
@@ -88,7 +90,7 @@ class Sandbox:
         """
         self._limits = limits
         self.wall_s = WALL_PER_CPU * limits.cpu_s + START_S
-        """The longest that one input may take."""
+        """The longest that one input may take, in seconds."""
         self._filter = build_filter()
         self.bwrap = shutil.which("bwrap")
         """The path of bubblewrap; None: this is the weak sandbox."""
@@ -96,15 +98,16 @@ class Sandbox:
             return
         if not limits.allow_weak_sandbox:
             raise ValueError(
-                "code is graded inside bubblewrap, and bwrap is not installed, or may not make namespaces here "
-                "(try: bwrap --unshare-all --ro-bind / / true); install and allow it, or set "
-                "generator.allow_weak_sandbox=true, with which programs written by the model reach every file "
-                "that this user can"
+                "code is graded inside bubblewrap, and bwrap is not installed, or may not make namespaces "
+                "here (try: bwrap --unshare-all --ro-bind / / true); install and allow it, or set "
+                "generator.allow_weak_sandbox=true, with which programs written by the model reach every "
+                "file that this user can"
             )
         self.bwrap = None
         if not self._works():
             raise ValueError(
-                "no program runs in the weak sandbox: this kernel refuses its system call filter or its limits"
+                "no program runs in the weak sandbox: this kernel refuses its system call filter or its "
+                "limits"
             )
 
     def run(

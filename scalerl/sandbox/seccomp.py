@@ -1,8 +1,8 @@
-"""The system calls a graded program may not make, as a seccomp filter: one process, no network, no signals to
-others.
- Namespaces hide the machine; this filter keeps what is left small. Without it, memory could be taken where
-RLIMIT_AS does not count it (further processes, shared memory, memory files), and a weak sandbox could kill
-whatever its user runs.
+"""The system calls a graded program may not make, as a seccomp filter.
+
+It is one process, without network, and signals nobody. Namespaces hide the machine; this filter keeps what is
+left small. Without it, memory could be taken where RLIMIT_AS does not count it (further processes, shared
+memory, memory files), and a weak sandbox could kill whatever its user runs.
 """
 
 import errno
@@ -13,11 +13,8 @@ CLONE_THREAD = 0x00010000
 X32_SYSCALLS = 0x40000000
 ALLOW, DENY, NOT_THERE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF
-NUMBER, ARCHITECTURE, ARGUMENTS = (
-    0,
-    4,
-    (16, 24),
-)  # offsets in struct seccomp_data; ARGUMENTS: the low halves of the first two
+# Offsets in struct seccomp_data; ARGUMENTS: the low halves of the first two.
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24)
 
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CLONE = {"x86_64": 56, "aarch64": 220}
@@ -62,11 +59,11 @@ DENIED = {
     "chroot": (161, 51),
     "open_by_handle_at": (304, 265),
 }
-"""Name -> number on x86_64, on aarch64."""
+"""The number of each call on x86_64 and on aarch64; None: it has none there."""
 
 
 def build_filter() -> bytes:
-    """The filter for this machine, as the struct sock_filter array that `bwrap --seccomp` and prctl take.
+    """Return the filter for this machine: the struct sock_filter array of `bwrap --seccomp` and prctl.
 
     A denied call fails with EPERM; threads stay allowed (clone with CLONE_THREAD), and so do a program's own
     limits.
@@ -109,8 +106,10 @@ def build_filter() -> bytes:
 
 
 def _if(number: int, argument: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
-    """Deny a system call if `test`, which skips a line where it does not, says so of an argument; the number
-    is loaded afterwards."""
+    """Return lines that deny a system call if `test` says so of an argument.
+
+    `test` skips a line where it does not. The number of the call is loaded again afterwards.
+    """
     return [
         *((EQUAL, 0, 3, number), (LOAD, 0, 0, ARGUMENTS[argument]), test, (RETURN, 0, 0, DENY)),
         (LOAD, 0, 0, NUMBER),

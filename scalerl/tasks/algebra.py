@@ -1,5 +1,7 @@
-"""Compares answers with the math-verify library (SymPy). Nothing limits its time: hostile answers belong into a
-VerifierPool."""
+"""Compares answers with the math-verify library (SymPy).
+
+Nothing limits its time: hostile answers belong into a VerifierPool.
+"""
 
 import re
 
@@ -10,7 +12,7 @@ from scalerl.tasks.answers import Answer
 SCIENTIFIC = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]+)")
 PROSE = re.compile(r"[$\n]|(?<![\\A-Za-z])[A-Za-z]{2,}")
 """A dollar, a second line or a bare word: not one LaTeX expression. Reading words as products of letters
-takes long, too."""
+would also take long."""
 
 
 def equal_by_algebra(answer: Answer, reference: str) -> bool:

@@ -122,8 +122,8 @@ def _run_test(program: Program, test: dict[str, Any], sandbox: Sandbox) -> Verdi
 def same_text(output: bytes, expected: str) -> bool:
     """Say whether a program printed what is expected.
 
-    That is as many lines (empty ones at the end do not count), in each the same words, and where a number with
-    a decimal point or exponent is expected, one within TOLERANCE.
+    That is as many lines (empty ones at the end do not count), in each the same words, and where a number
+    with a decimal point or exponent is expected, one within TOLERANCE.
     """
     try:
         text = output.decode()
@@ -149,7 +149,7 @@ def _same_word(word: str, expected: str) -> bool:
 
 
 def _same_result(run: ProgramRun, accepted: list[Any]) -> bool:
-    """Say whether the JSON that a call left is an accepted value; a program may have written anything there."""
+    """Say whether the JSON that a call left is an accepted value; it may be anything."""
     try:
         value = json.loads(run.output)
         return any(same_value(value, expected) for expected in accepted)
@@ -158,7 +158,7 @@ def _same_result(run: ProgramRun, accepted: list[Any]) -> bool:
 
 
 def same_value(value: Any, expected: Any) -> bool:
-    """Say whether two JSON values are equal; expected floats within TOLERANCE, 2.0 is 2, but 1 is not true."""
+    """Say whether JSON values are equal: expected floats within TOLERANCE; 2.0 is 2, but 1 is not true."""
     numbers = isinstance(expected, int | float) and isinstance(value, int | float)
     if numbers and not isinstance(expected, bool) and not isinstance(value, bool):
         return _close(value, expected) if isinstance(expected, float) else value == expected

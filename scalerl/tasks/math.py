@@ -25,7 +25,7 @@ class Math(Task):
         return "\n".join(dict.fromkeys(" ".join(str(form).split()) for form in forms))
 
     def read(self, text: str) -> Answer | None:
-        """Return the final answer: the last \\boxed{...}, what follows the last "####", or all of the text."""
+        """Return the final answer: the last \\boxed{...}, what follows the last "####", or all there is."""
         return find_answer(text)
 
     def compare(self, given: Answer, reference: str) -> Verdict | None:

@@ -22,10 +22,13 @@ TUPLE, ITEMS = "__tuple__", "__items__"
 WARMED_UP = ("simple_integration", "polynomial_multiplication", "countdown")
 """Data sets whose first grading imports parts of SymPy."""
 NAMES_OF_PARSER = "Symbol Integer Float Rational Function factorial factorial2 sympy"
-NAMES_OF_FORMULAS = "pi E I sqrt exp log ln Abs abs erf sin cos tan sec csc cot asin acos atan sinh cosh tanh asinh acosh atanh"
+NAMES_OF_FORMULAS = (
+    "pi E I sqrt exp log ln Abs abs erf sin cos tan sec csc cot asin acos atan "
+    "sinh cosh tanh asinh acosh atanh"
+)
 NAMES_IN_ANSWERS = frozenset(f"{NAMES_OF_PARSER} {NAMES_OF_FORMULAS}".split())
-"""What an answer that is a formula may name besides variables, and what SymPy's parser makes of it. Not Integral:
-to an integral left as it stands, its derivative is always right."""
+"""What a formula in an answer may name besides variables, and what SymPy's parser makes of it. Integral is
+not among these: an integral left as it stands is always an antiderivative."""
 
 
 class ReasoningGym(Task):
@@ -33,8 +36,8 @@ class ReasoningGym(Task):
 
     name = "reasoning_gym"
     instruction = (
-        f"Give your final answer between {OPEN_TAG} and {CLOSE_TAG}: exactly what is asked for, in the format "
-        "that is asked for, and nothing else."
+        f"Give your final answer between {OPEN_TAG} and {CLOSE_TAG}: exactly what is asked for, in the "
+        "format that is asked for, and nothing else."
     )
     reference_shape = "the JSON of a prepared set: dataset, arguments and entry"
     load_s = 30.0
@@ -62,7 +65,7 @@ class ReasoningGym(Task):
         return answer
 
     def read(self, text: str) -> str | None:
-        """Return what stands between the last <answer> and </answer>; without these, what `find_answer` finds."""
+        """Return what stands between the last <answer> and </answer>, else what `find_answer` finds."""
         end = text.rfind(CLOSE_TAG)
         begin = text.rfind(OPEN_TAG, 0, end) if end >= 0 else -1
         if begin < 0:
@@ -89,7 +92,7 @@ class ReasoningGym(Task):
     def grade(self, given: str, reference: str, sandbox: Sandbox | None) -> Verdict:
         """Return equal where the data set gives the full score of 1.
 
-        Less is credit for a part of the answer or for its form (.01 for a mere attempt), never for a right one.
+        Less is credit for a part of the answer or for its form (.01 for a mere attempt), not for a right one.
         """
         assert _GUARD.installed, "answers are graded after warm_up"
         scorer, entry = _read_reference(reference)
@@ -158,9 +161,9 @@ def _read_reference(text: str) -> tuple[Callable[[str, dict[str, Any]], float], 
 class _Guard:
     """An audit hook that refuses text that is run as Python, unless it is a literal or a formula.
 
-    Several data sets call `eval` or SymPy's parser, which calls it, on the answer: a model would soon find out
-    that an answer can return the reference, or worse. The hook sees every such call, wherever in a library, and
-    nothing that runs before its verdict can remove it.
+    Several data sets call `eval` or SymPy's parser, which calls it, on the answer: a model would soon find
+    out that an answer can return the reference, or worse. The hook sees every such call, wherever in a
+    library, and nothing that runs before its verdict can remove it.
     """
 
     installed = False
@@ -169,7 +172,7 @@ class _Guard:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event != "exec" or not self.grading or not isinstance(code := arguments[0], CodeType):
             return
-        # Modules that a library imports late have a file; dataclasses and named tuples in them write functions.
+        # Modules that a library imports late have a file; dataclasses and named tuples in them write code.
         writer = sys._getframe(1).f_globals.get("__name__")
         if code.co_filename.startswith(("/", "<frozen")) or writer in ("dataclasses", "collections"):
             return

@@ -20,9 +20,9 @@ class Verdict:
     """Answers: equal or different: compared; no_answer: thinking never ended, or nothing follows it; timeout,
     crashed: grading took too long, or killed the grading process.
 
-    Programs: passed: all tests; no_answer: thinking never ended; no_code: no closed Python block; else how the
-    first test failed: wrong_output, timeout, memory (ran into its limit), crashed (an exception, a forbidden
-    call or an exit code other than 0)."""
+    Programs: passed: all tests; no_answer: thinking never ended; no_code: no closed Python block; else how
+    the first test failed: wrong_output, timeout, memory (ran into its limit), crashed (an exception, a
+    forbidden call or an exit code other than 0)."""
 
 
 NO_ANSWER = Verdict(False, "no_answer")
@@ -48,7 +48,7 @@ class Task(ABC):
     runs_programs: ClassVar[bool] = False
     """The pool needs a sandbox, which keeps the limits of time and memory in place of the worker."""
     load_s: ClassVar[float] = 0.0
-    """Wall time that `load` may take."""
+    """The wall time that `load` may take."""
     reference_shape: ClassVar[str]
     """What `parse_reference` accepts, in words."""
     nothing_read: ClassVar[Verdict] = NO_ANSWER
@@ -71,8 +71,10 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, text: str) -> Any | None:
-        """Return what is to be graded, found in what follows the thinking part of a response; None if
-        nothing is there. It is pickled on its way to the worker."""
+        """Return what is to be graded in the text after the thinking part; None if nothing is there.
+
+        It is pickled on its way to the worker.
+        """
 
     def compare(self, given: Any, reference: str) -> Verdict | None:
         """Return the verdict where it is plain at sight; None where `grade` is needed."""

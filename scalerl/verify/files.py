@@ -21,7 +21,7 @@ FORMATS = (".jsonl", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """Result of grading one file."""
+    """The result of grading one file."""
 
     rows: int
     correct: int
@@ -29,7 +29,7 @@ class VerifyReport:
     reasons: dict[str, int]
     """Number of rows by the reason of their verdict (see `Verdict`)."""
     wall_s: float
-    """Time to grade all rows, without starting the processes, reading and writing."""
+    """The time it took to grade all rows, without starting the processes, reading and writing."""
 
     @property
     def accuracy(self) -> float:
@@ -52,12 +52,11 @@ class VerifyReport:
 def verify_file(
     source: Path, output: Path, think_end: str = "", num_workers: int = 1, timeout_s: float = 0.5
 ) -> VerifyReport:
-    """Write the rows of `source`, in order, to `output` with two columns more: correct (bool) and reason
-    (Verdict.reason).
+    """Write the rows of `source`, in order, to `output`, with the columns correct and reason in addition.
 
-    A row holds "response" (text) and "answer"; without a "task" it is math, whose answer is a text, a number or
-    a list of accepted forms. The answer of any other task is that of a prepared set; programs run within the
-    default limits of the sandbox. Columns beyond these stay, older ones called correct and reason are
+    A row holds "response" (text) and "answer"; without a "task" it is math, whose answer is a text, a number
+    or a list of accepted forms. The answer of any other task is that of a prepared set; programs run within
+    the default limits of the sandbox. Columns beyond these stay, older ones called correct and reason are
     replaced.
 
     Raises:

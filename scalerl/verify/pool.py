@@ -39,7 +39,7 @@ def check_tasks(tasks: Iterable[str], limits: Limits) -> Sandbox | None:
 
 
 class VerifierPool:
-    """Gives verdicts as futures. Most are there at once; the rest come from grading processes (server.py).
+    """Verdicts as futures. Most are there at once; the rest come from grading processes (server.py).
 
     The server is started with exec, not forked from this process, shares none of its memory and ends with it,
     even where this process is killed with SIGKILL. A future holds a RuntimeError only if somebody killed the
@@ -82,7 +82,7 @@ class VerifierPool:
         if sandbox is not None and sandbox.bwrap is None:
             print(WEAK, file=sys.stderr, flush=True)
         self.counts: Counter[str] = Counter()
-        """Verdicts so far, by reason."""
+        """The number of verdicts so far, by reason."""
         self._think_end = think_end
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()

@@ -1,8 +1,8 @@
 """The grading processes of a VerifierPool, which starts it: `python -m scalerl.verify.server SOCKET OPTIONS`.
 
 This process only waits, so it always notices a deadline, a dead worker or the end of its caller. The workers
-compute: they are forked from here, where the libraries are loaded and warm already, so that replacing one takes
-milliseconds.
+compute: they are forked from here, where the libraries are loaded and warm already, so that replacing one
+takes milliseconds.
 """
 
 import gc
@@ -25,7 +25,7 @@ from scalerl.tasks.registry import find_task
 from scalerl.tasks.task import Task, Verdict
 
 MEMORY_BYTES = 2 << 30
-"""Address space of a worker."""
+"""The address space of a worker."""
 ANSWERS_PER_WORKER = 1000
 """Answers after which a worker is replaced, before SymPy's caches matter."""
 CALLER_CHECK_S = 1.0
@@ -79,7 +79,7 @@ class Worker:
 
 
 def work(connection: Connection, server_pid: int, timeout_s: float, sandbox: Sandbox | None) -> None:
-    """Live the life of a worker, which dies with the server, even where that is killed, whatever it computes.
+    """Grade what comes over the connection, until the server ends, which ends this process, too.
 
     An answer is limited in CPU time, by the kernel: a busy machine must not turn right answers into wrong
     ones.
@@ -120,8 +120,10 @@ def _grade_answer(task: Task, given: Any, reference: str, timeout_s: float) -> V
 
 
 def serve(caller: Connection, num_workers: int, timeout_s: float, sandbox: Sandbox | None) -> None:
-    """Grade the caller's assignments and send (number, verdict) for each, as soon as it is there, until it
-    sends None or is gone."""
+    """Grade the caller's assignments, until it sends None or is gone.
+
+    It gets (number, verdict) for each, as soon as that is there.
+    """
     parent_pid = os.getppid()
     waiting: deque[Assignment] = deque()
     workers = [Worker(timeout_s, sandbox) for _ in range(num_workers)]

@@ -116,7 +116,7 @@ def test_a_prepared_set_of_reasoning_gym(tmp_path, capsys):
 
 
 def test_seeds_share_next_to_nothing():
-    """Entry i of the package is drawn from its seed + i: seeds as neighbours would share all entries but one."""
+    """Entry i of the package is drawn from its seed + i: neighbours would share all entries but one."""
     sets = []
     for seed in (0, 1, 0):
         _, (problems, _) = generate("reasoning_gym:gcd", count=50, seed=seed)

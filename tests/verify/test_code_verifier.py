@@ -156,15 +156,18 @@ def call_tests(*cases) -> str:
         ("def f(a, b):\n    return float('nan')", "wrong_output"),
         ("def f(a, b):\n    return [[]] * 10**5", "wrong_output"),
         (
-            "def f(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(f(*map(int, input().split())))",
+            "def f(a, b):\n    return a + b\n"
+            "if __name__ == '__main__':\n    print(f(*map(int, input().split())))",
             "passed",
         ),
         (
-            "class Solution:\n    def f(self, a: List[int], b: Optional[int]) -> int:\n        return reduce(add, [a, b])",
+            "class Solution:\n    def f(self, a: List[int], b: Optional[int]) -> int:\n"
+            "        return reduce(add, [a, b])",
             "passed",
         ),
         (
-            "def f(a, b):\n    return pow(2, 3, 5) == 3 and bisect.bisect_left([1], inf) == 1 and Counter() == {} and a + b",
+            "def f(a, b):\n    return pow(2, 3, 5) == 3 and bisect.bisect_left([1], inf) == 1 and "
+            "Counter() == {} and a + b",
             "passed",
         ),
     ],
@@ -191,11 +194,13 @@ def test_programs_that_end_themselves(sandbox, ending):
 
 def test_what_honest_programs_use(sandbox):
     deep = (
-        "import sys, threading\nfrom dataclasses import dataclass\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
+        "import sys, threading\nfrom dataclasses import dataclass\n"
+        "sys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
         "@dataclass\nclass N:\n    v: 'int'\n"
         "def depth(n):\n    return depth(n - 1) + 1 if n else 0\n"
         "def main():\n    print(depth(N(20000).v), sys.stdin.readline().strip(), 'é')\n"
-        "if __name__ == '__main__':\n    t = threading.Thread(target=main); t.start(); t.join()\n    sys.exit(0)"
+        "if __name__ == '__main__':\n    t = threading.Thread(target=main); t.start(); t.join()\n"
+        "    sys.exit(0)"
     )
     assert sandbox.run(deep, "ü\n".encode()) == ProgramRun(status="done", output="20000 ü é\n".encode())
     scratch = "open('a', 'w').write('kept'); print(open('a').read(), __import__('os').listdir('.'))"

@@ -85,13 +85,16 @@ def sandbox(bubblewrap):
                 "subprocess.run([sys.executable, '-V'])",
                 "os.posix_spawn(sys.executable, [sys.executable], {})",
                 "os.system('true')",
-                "ctypes.CDLL(None).syscall(56 if os.uname().machine == 'x86_64' else 220, signal.SIGCHLD, 0, 0, 0, 0)",
+                "ctypes.CDLL(None).syscall("
+                "56 if os.uname().machine == 'x86_64' else 220, signal.SIGCHLD, 0, 0, 0, 0)",
             ),
-            "PermissionError\nPermissionError\nPermissionError\n32512\n-1\n",  # 32512: the shell was not started
+            # 32512: the shell was not started
+            "PermissionError\nPermissionError\nPermissionError\n32512\n-1\n",
             id="starting processes",
         ),
         pytest.param(
-            "import os\nif os.name == 'posix':\n    try:\n        if os.fork() == 0:\n            os.setsid()\n            os.fork()\n"
+            "import os\nif os.name == 'posix':\n    try:\n        if os.fork() == 0:\n"
+            "            os.setsid()\n            os.fork()\n"
             "            while True: pass\n    except PermissionError:\n        print('no daemon')",
             "no daemon",
             id="daemon",
@@ -147,7 +150,8 @@ def test_what_is_out_of_reach(pool, program, expected):
         ),
         pytest.param("while True: print('x' * 10**6)", {"crashed"}, id="flooding stdout"),
         pytest.param(
-            "try:\n    while True: print('x' * 10**6, flush=True)\nexcept OSError:\n    __import__('os')._exit(0)",
+            "try:\n    while True: print('x' * 10**6, flush=True)\n"
+            "except OSError:\n    __import__('os')._exit(0)",
             {"wrong_output"},
             id="flooding stdout and calling it a success",
         ),
@@ -168,7 +172,8 @@ def test_what_is_out_of_reach(pool, program, expected):
         pytest.param("import sys\nprint(3)\nsys.exit(1)", {"crashed"}, id="exit code after the answer"),
         pytest.param("import os\nos._exit(86)", {"memory"}, id="forged exit code"),
         pytest.param(
-            "import builtins, json\nclass Same(str):\n    def __eq__(self, other): return True\n    __hash__ = str.__hash__\n"
+            "import builtins, json\nclass Same(str):\n    def __eq__(self, other): return True\n"
+            "    __hash__ = str.__hash__\n"
             "builtins.str = Same\njson.loads = json.dumps = lambda *a: 3\nprint(Same('x'))",
             {"wrong_output"},
             id="patching the comparison",
@@ -188,7 +193,10 @@ def test_a_program_that_waits_is_ended_by_the_clock(sandbox, monkeypatch):
     monkeypatch.setattr(sandbox, "wall_s", 4.0)
     begin_s = time.monotonic()
     assert sandbox.run("import time; print(3, flush=True); time.sleep(99)") == ProgramRun(status="timeout")
-    left_behind = "import threading, time; threading.Thread(target=time.sleep, args=(99,)).start(); print(3, flush=True)"
+    left_behind = (
+        "import threading, time; threading.Thread(target=time.sleep, args=(99,)).start(); "
+        "print(3, flush=True)"
+    )
     assert sandbox.run(left_behind) == ProgramRun(status="timeout")
     assert time.monotonic() - begin_s < 2 * sandbox.wall_s + 5
     assert not [child for child in psutil.Process().children(recursive=True) if "bwrap" in child.name()]
@@ -198,8 +206,10 @@ def test_scratch_and_output_are_bounded(bubblewrap):
     sandbox = Sandbox(replace(LIMITS, cpu_s=10))
     fill = (
         "total = 0\ntry:\n    for number in range(99):\n        with open(str(number), 'wb', 0) as file:\n"
-        "            while True:\n                try:\n                    total += file.write(bytes(1 << 20))\n"
-        "                except OSError as error:\n                    if error.errno == 28: raise\n                    break\n"
+        "            while True:\n                try:\n"
+        "                    total += file.write(bytes(1 << 20))\n"
+        "                except OSError as error:\n"
+        "                    if error.errno == 28: raise\n                    break\n"
         "except OSError:\n    print(total)"
     )
     assert int(sandbox.run(fill).output) <= SCRATCH_BYTES
