@@ -91,6 +91,7 @@ def _token_counter(arguments: argparse.Namespace):
 
 
 def add_base(commands) -> None:
+    """Add `scalerl base` to the commands."""
     parser = commands.add_parser(
         "base", help="train a tiny base model on noisy arithmetic, in about a minute on one core"
     )

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from scalerl.cli.options import add_overrides, add_site
+from scalerl.cli.options import add_overrides, add_submission
 
 
 def add_sweep(commands) -> None:
+    """Add `scalerl sweep` to the commands."""
     parser = commands.add_parser(
         "sweep", help="an axis as a grid of runs: a Slurm array, or one after the other on this machine"
     )
@@ -18,23 +19,11 @@ def add_sweep(commands) -> None:
     parser.add_argument(
         "--dir", type=Path, metavar="SWEEP_DIR", help="default: sweeps/AXIS in the site's runs_dir"
     )
-    parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
-    add_site(parser)
-    parser.add_argument(
-        "--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)"
-    )
+    add_submission(parser)
     parser.add_argument("--retry", action="store_true", help="also submit again what failed or was stopped")
     parser.add_argument(
         "--max-gpu-hours", type=float, metavar="H", help="of the whole sweep; a run stops when it is used up"
     )
-    parser.add_argument(
-        "--confirm-above",
-        type=float,
-        default=1000,
-        metavar="GPU_HOURS",
-        help="ask before more (default 1000)",
-    )
-    parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print grid and forecast and start nothing")
     parser.add_argument("--from-make", action="store_true", help=argparse.SUPPRESS)
     add_overrides(parser)
@@ -83,6 +72,7 @@ def _typed(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def add_extend(commands) -> None:
+    """Add `scalerl extend` to the commands."""
     parser = commands.add_parser(
         "extend", help="let finished runs go on to a larger budget, with predictions of them"
     )
@@ -114,19 +104,7 @@ def add_extend(commands) -> None:
         metavar="H",
         help="a new budget of the whole sweep, if it has one",
     )
-    parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
-    add_site(parser)
-    parser.add_argument(
-        "--throttle", type=int, metavar="N", help="runs at once (default: as many as Slurm starts)"
-    )
-    parser.add_argument(
-        "--confirm-above",
-        type=float,
-        default=1000,
-        metavar="GPU_HOURS",
-        help="ask before more (default 1000)",
-    )
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_submission(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the forecast and change nothing")
     parser.set_defaults(command=_extend)
 

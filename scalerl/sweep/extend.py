@@ -110,10 +110,7 @@ def plan_extension(
     problems, extensions = [], []
     for candidate in chosen:
         config = read_config(candidate.state.paths)
-        new_budget = {"max_gpu_hours": to, "max_steps": None}
-        if sweep_max_gpu_hours is not None:
-            new_budget["sweep_max_gpu_hours"] = sweep_max_gpu_hours
-        extended = config.model_copy(update={"budget": config.budget.model_copy(update=new_budget)})
+        extended = _with_budget(config, to, sweep_max_gpu_hours)
         if done := already_extended(candidate, config, extended):
             notes.append(f"{candidate.state.name} is left alone: {done}")
         elif problem := obstacle(candidate, config):
@@ -134,6 +131,14 @@ def plan_extension(
         raise ValueError(f"nothing to extend to {to:g} GPU-hours: {'; '.join(notes)}")
     _check_sweep_budget(candidates, extensions)
     return Plan(path=path, extensions=extensions, notes=notes + _notes(extensions, to))
+
+
+def _with_budget(config: RunConfig, to: float, sweep_max_gpu_hours: float | None) -> RunConfig:
+    """Return the config with a budget of `to` GPU-hours and of no steps, and a new one of the sweep if given."""
+    budget = {"max_gpu_hours": to, "max_steps": None}
+    if sweep_max_gpu_hours is not None:
+        budget["sweep_max_gpu_hours"] = sweep_max_gpu_hours
+    return config.model_copy(update={"budget": config.budget.model_copy(update=budget)})
 
 
 def _check_sweep_budget(candidates: list[Candidate], extensions: list[Extension]) -> None:

@@ -72,10 +72,8 @@ class VerifierPool:
             RuntimeError: the processes did not start.
         """
         if num_workers < 1 or timeout_s <= 0:
-            raise ValueError(
-                f"a verifier of {num_workers} workers and {timeout_s} s an answer: give at least 1 and more "
-                "than 0"
-            )
+            given = f"{num_workers} workers and {timeout_s} s an answer"
+            raise ValueError(f"a verifier of {given}: give at least 1 and more than 0")
         limits = limits or Limits()
         self._tasks = sorted(set(tasks))
         sandbox = check_tasks(self._tasks, limits)
@@ -89,14 +87,8 @@ class VerifierPool:
         self._numbers = count()
         self._pending: dict[int, Future[Verdict]] = {}
         self._end: str | None = None
-        self._process, self._connection = _start_server(
-            {
-                "tasks": self._tasks,
-                "limits": asdict(limits),
-                "num_workers": num_workers,
-                "timeout_s": timeout_s,
-            }
-        )
+        settings = {"num_workers": num_workers, "timeout_s": timeout_s, "limits": asdict(limits)}
+        self._process, self._connection = _start_server({"tasks": self._tasks, **settings})
         self._reader = threading.Thread(target=self._read_verdicts, name="verifier", daemon=True)
         self._reader.start()
 
