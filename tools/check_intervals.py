@@ -82,7 +82,8 @@ def coverage(num_runs: int, compute: FloatArray, seed: int = 0, wander_sd: float
             low, high = fit.parameters.interval("a")
             inside.append(low <= a <= high)
             scores.append(normal_score(fit.parameters.a, a))
-    return Coverage(num_runs, len(inside), sum(inside), float(np.sqrt(np.mean(np.square(scores)))))
+    spread = float(np.sqrt(np.mean(np.square(scores)))) if scores else float("nan")
+    return Coverage(num_runs, len(inside), sum(inside), spread)
 
 
 def normal_score(draws: FloatArray, truth: float) -> float:
@@ -107,11 +108,11 @@ def main() -> None:
     result = coverage(arguments.runs, compute, arguments.seed, arguments.wander)
     start, end = arguments.window
     print(f"{result.num_runs} runs, {arguments.points} points in {start:.0f}-{end:.0f}: ", end="")
-    print(
-        f"{result.num_identified} identified, A inside its 90 % interval in {result.share:.3f} of them; ",
-        end="",
-    )
-    print(f"spread of its normal scores {result.spread:.2f}")
+    print(f"{result.num_identified} identified")
+    if result.num_identified:
+        print(
+            f"A inside its 90 % interval in {result.share:.3f} of them, normal scores spread by {result.spread:.2f}"
+        )
 
 
 if __name__ == "__main__":

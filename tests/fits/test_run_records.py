@@ -4,6 +4,7 @@ warning."""
 import json
 import warnings
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def assert_sound(made: RunRecord) -> None:
 )
 def test_any_run_makes_a_sound_record(shape, spacing, n, unit, r0, estimator, answers):
     """Windows of over 60 points are coarsened here, real ones of over 400: the same steps, much sooner."""
-    n = min(n, 40) if estimator == "paper" else n
+    n = min(n, 12) if estimator == "paper" else n  # its cost is that of its grid times the points
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
         warnings.simplefilter("error")
         patched.setattr("scalerl.curve.estimators.posterior.MAX_POINTS", 60)
@@ -110,7 +111,9 @@ def test_a_run_of_450_points_makes_a_sound_record(spacing):
 
 
 def test_runs_of_every_shape_are_compared_and_drawn(tmp_path):
-    records = [record(shape, spacing, 12) for shape in SHAPES for spacing in ("even", "decades", "closer")]
+    spacings = ("even", "decades", "closer")
+    pairs = product(enumerate(SHAPES), enumerate(spacings))
+    records = [record(shape, spacing, 12) for (i, shape), (j, spacing) in pairs if (i + j) % 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ranked, paired = compare(records)
