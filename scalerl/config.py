@@ -1,5 +1,6 @@
 """The typed configuration of a run, with one signature. settings.py reads it from files.
- Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL
+
+Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL
 itself as the default.
 """
 
@@ -23,8 +24,7 @@ NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
 AlarmKind = Literal[
     "truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "pass_rate", "not_finite"
 ]
-
-"""What scalerl/alarms.py watches for."""
+"""Signs of trouble that scalerl/alarms.py watches for."""
 
 
 class Section(BaseModel):
@@ -36,6 +36,8 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
+    """Section model: the base model and its precision."""
+
     path: str = ""
     """Base model: a Hugging Face directory, or a hub name if the user lets transformers go online."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -53,14 +55,18 @@ class ModelConfig(Section):
 
     @property
     def generator_fp32_head(self) -> bool:
+        """Say whether the generator's logits are computed in fp32."""
         return self.lm_head_precision in ("fp32", "fp32_generator")
 
     @property
     def trainer_fp32_head(self) -> bool:
+        """Say whether the trainer's logits are computed in fp32."""
         return self.lm_head_precision in ("fp32", "fp32_trainer")
 
 
 class DataConfig(Section):
+    """Section data: the problems, and what is said around them."""
+
     train: str = ""
     """train.parquet as written by `scalerl prepare`."""
     heldout: str = ""
@@ -75,6 +81,8 @@ class DataConfig(Section):
 
 
 class LengthConfig(Section):
+    """Section length: limits on tokens, and what keeps completions short."""
+
     max_prompt_tokens: int = Field(2048, ge=1)
     max_thinking_tokens: int = Field(12288, ge=1)
     max_solution_tokens: int = Field(2048, ge=1)
@@ -97,20 +105,28 @@ class LengthConfig(Section):
 
     @property
     def max_completion_tokens(self) -> int:
+        """Return the most tokens of a completion: thinking + solution."""
         return self.max_thinking_tokens + self.max_solution_tokens
 
     @property
     def max_tokens(self) -> int:
-        """The context length: prompt + thinking + solution."""
+        """Return the context length: prompt + thinking + solution."""
         return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def penalty(self) -> tuple[int, int] | None:
+        """Return (L_max, L_cache) of the length penalty, tokens; None where length_control is another."""
+        if self.length_control != "length_penalty":
+            return None
+        return self.penalty_max_tokens, self.penalty_cache_tokens
 
     @model_validator(mode="after")
     def _control_bites(self) -> "LengthConfig":
         free_tokens = self.penalty_max_tokens - self.penalty_cache_tokens
         if self.length_control == "length_penalty" and free_tokens >= self.max_completion_tokens:
             raise ValueError(
-                f"the length penalty begins at penalty_max_tokens - penalty_cache_tokens = {free_tokens}, which no completion of "
-                f"{self.max_completion_tokens} tokens exceeds; lower penalty_max_tokens"
+                f"the length penalty begins at penalty_max_tokens - penalty_cache_tokens = {free_tokens}, which "
+                f"no completion of {self.max_completion_tokens} tokens exceeds; lower penalty_max_tokens"
             )
         if self.length_control != "interruption":
             return self
@@ -127,6 +143,8 @@ class LengthConfig(Section):
 
 
 class AlgoConfig(Section):
+    """Section algo: the loss, its weights, and which prompts it is of."""
+
     loss_type: Literal["cispo", "dapo", "grpo", "gspo"] = "cispo"
     cispo_eps_max: float = Field(5.0, gt=0)
     """Cap on the importance ratio itself (not on 1 + eps)."""
@@ -144,10 +162,12 @@ class AlgoConfig(Section):
     curriculum_drop_pass_rate: float = Field(0.9, gt=0, le=1)
     """A prompt whose historical pass rate reaches this is dropped for good from later epochs."""
     temperature: float = Field(1.0, gt=0)
-    """Of sampling and of the trainer's log-probabilities alike."""
+    """Temperature of sampling, and of the trainer's log-probabilities alike."""
 
 
 class OffPolicyConfig(Section):
+    """Section off_policy: how far the generators may run ahead of the trainer."""
+
     mode: Literal["pipeline_rl", "ppo_off_policy"] = "pipeline_rl"
     k: int = Field(8, ge=1)
     """pipeline_rl: at most k steps between the policy of a token and the policy it trains. ppo_off_policy: k
@@ -155,10 +175,13 @@ class OffPolicyConfig(Section):
 
     @property
     def max_off_policyness(self) -> int:
+        """Return the most optimizer steps between the policy of a token and the policy it trains."""
         return self.k if self.mode == "pipeline_rl" else self.k - 1
 
 
 class BatchConfig(Section):
+    """Section batch: what one optimizer step trains."""
+
     prompts: int = Field(48, ge=1)
     """Prompt groups an optimizer step."""
     generations_per_prompt: int = Field(16, ge=2)
@@ -175,6 +198,8 @@ class BatchConfig(Section):
 
 
 class OptimizerConfig(Section):
+    """Section optimizer: AdamW and its schedule."""
+
     learning_rate: float = Field(5e-7, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -190,6 +215,8 @@ class OptimizerConfig(Section):
 
 
 class GeneratorConfig(Section):
+    """Section generator: the sampling engines and the graders; the evaluators sample and grade alike."""
+
     num: int = Field(56, ge=1)
     """Generator processes, each its own vLLM engine on disjoint prompt groups; with eight evaluators they
     fill 64 GPUs."""
@@ -212,6 +239,8 @@ class GeneratorConfig(Section):
 
 
 class TrainerConfig(Section):
+    """Section trainer: its ranks and their memory."""
+
     num_ranks: int = Field(16, ge=1)
     micro_batch_tokens: int = Field(32_768, ge=1)
     """Token budget of one micro-batch, padding included; the longest possible sequence must fit."""
@@ -221,6 +250,8 @@ class TrainerConfig(Section):
 
 
 class EvaluationConfig(Section):
+    """Section evaluation: how often held-out prompts are sampled, and by how many."""
+
     num: int = Field(8, ge=1)
     """Evaluator processes, each its own vLLM engine; they share the prompts of every evaluation."""
     every_steps: int = Field(100, ge=1)
@@ -232,12 +263,14 @@ class EvaluationConfig(Section):
 
 
 class BudgetConfig(Section):
+    """Section budget: when the run ends. It may be raised later."""
+
     max_steps: int | None = Field(None, ge=0)
     max_gpu_hours: float | None = Field(None, gt=0)
     """Generators, trainer and evaluators together, over all restarts; of a Slurm job, all its GPUs from its
     start to its end."""
     sweep_max_gpu_hours: float | None = Field(None, gt=0)
-    """Of all runs in the folder that holds the run's folder."""
+    """GPU-hours of all runs in the folder that holds the run's folder, together."""
 
     @model_validator(mode="after")
     def _bounded(self) -> "BudgetConfig":
@@ -247,12 +280,16 @@ class BudgetConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """Section checkpoint: when the trainer saves, and what stays."""
+
     every_steps: int = Field(50, ge=1)
     keep: int = Field(2, ge=1)
     """Newest checkpoints that stay; rollouts are kept as long as the oldest of them needs."""
 
 
 class LaunchConfig(Section):
+    """Section launch: restarts and deadlines."""
+
     max_restarts: int = Field(3, ge=0)
     """How often each role may die and be started again within one attempt before the run ends."""
     stop_deadline_s: float = Field(1800, gt=0)
@@ -271,13 +308,15 @@ class LaunchConfig(Section):
 
 
 class LoggingConfig(Section):
+    """Section logging: where metric rows go beside metrics.jsonl."""
+
     tensorboard: bool = True
     wandb_project: str = ""
     """Weights & Biases project; empty: off (it needs the network and `pip install wandb`)."""
 
 
 class RunConfig(Section):
-    """Everything that defines a run. All but NOT_IDENTITY identifies it: see `signature`."""
+    """All settings of a run. All but NOT_IDENTITY identify it: see `signature`."""
 
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
@@ -304,8 +343,14 @@ class RunConfig(Section):
             )
         return self
 
+    @property
+    def num_devices(self) -> int:
+        """Return the devices (GPUs, or CPU processes) of a run: trainer ranks, generators and evaluators."""
+        num_engines = self.generator.num + self.evaluation.num
+        return self.trainer.num_ranks + num_engines * self.generator.tensor_parallel_size
+
     def signature(self) -> str:
-        """12 hex digits that identify the run: equal for configs that train the same policy on the same
+        """Return 12 hex digits that identify the run: equal for configs that train the same policy on the same
         devices.
 
         A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from scalerl.algo.rewards import reward
-from scalerl.config import LengthConfig, RunConfig
+from scalerl.config import RunConfig
 from scalerl.data.problem import Problem, load_problems
 from scalerl.fence import check_attempt
 from scalerl.generator.follow import PolicyFollower, weights_are_there
@@ -105,7 +105,7 @@ class Generator:
         self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(
             engine, tokenizer, config.length, seed
         )
-        self._reward = partial(reward, penalty=_penalty(config.length))
+        self._reward = partial(reward, penalty=config.length.penalty)
         self._spool = Spool(paths.spool)
         self._waiting: deque[tuple[int, str]] = deque()
         self._groups: dict[int, UnfinishedGroup] = {}
@@ -216,10 +216,3 @@ class Generator:
             check_attempt(self._paths, self._attempt)
             self._spool.publish(group.rollouts(self._reward, self._name, self._attempt))
             del self._groups[group.group]
-
-
-def _penalty(length: LengthConfig) -> tuple[int, int] | None:
-    """Return (L_max, L_cache) of the length penalty, in tokens; None if the run has none."""
-    if length.length_control != "length_penalty":
-        return None
-    return length.penalty_max_tokens, length.penalty_cache_tokens

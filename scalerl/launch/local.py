@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from scalerl.config import RunConfig
-from scalerl.launch.processes import Layout, RoleProcess, num_devices
+from scalerl.launch.processes import Layout, RoleProcess
 
 
 def visible_gpus() -> list[str]:
@@ -28,11 +28,11 @@ def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
     Raises:
         ValueError: the machine has some GPUs, but not enough for the configured processes.
     """
-    if gpus and num_devices(config) > len(gpus):
+    if gpus and config.num_devices > len(gpus):
         raise ValueError(
             f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
             f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
-            f"need {num_devices(config)} GPUs, this machine offers {len(gpus)}; lower them"
+            f"need {config.num_devices} GPUs, this machine offers {len(gpus)}; lower them"
         )
     free = iter(gpus)
 

@@ -10,7 +10,7 @@ from scalerl.cluster.site import load_site
 from scalerl.config import RunConfig
 from scalerl.fence import HEARTBEAT_EXPIRES_S, claim_attempt
 from scalerl.launch.local import local_layout, visible_gpus
-from scalerl.launch.processes import Layout, num_devices
+from scalerl.launch.processes import Layout
 from scalerl.launch.srun import step_layout
 from scalerl.metrics.ledger import ComputeLedger, Interval
 from scalerl.paths import RunPaths
@@ -118,7 +118,7 @@ class SlurmJob:
     def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval:
         """The job is paid for from its start, all its GPUs; without GPUs, its processes count."""
         return ledger.open(
-            "allocation", self._num_gpus or num_devices(config), start_s=self._allocation.start_s
+            "allocation", self._num_gpus or config.num_devices, start_s=self._allocation.start_s
         )
 
     def remaining_s(self) -> float | None:

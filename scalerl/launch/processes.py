@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from scalerl.config import RunConfig
 from scalerl.metrics.ledger import ComputeLedger, Interval, Role
 from scalerl.paths import RunPaths
 
@@ -36,14 +35,6 @@ def free_port() -> int:
             return port
     raise RuntimeError(
         f"no TCP port of {PORTS.start} to {PORTS.stop - 1} is free on this host, for the trainer's rendezvous"
-    )
-
-
-def num_devices(config: RunConfig) -> int:
-    """Devices (GPUs, or CPU processes) a run takes: trainer ranks, generators and evaluators."""
-    return (
-        config.trainer.num_ranks
-        + (config.generator.num + config.evaluation.num) * config.generator.tensor_parallel_size
     )
 
 

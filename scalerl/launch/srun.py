@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scalerl.cluster.site import StepsSite
 from scalerl.cluster.slurm import HET_PREFIX, Allocation, Node, SlurmError, component_ids_here, kill_step
 from scalerl.config import RunConfig
-from scalerl.launch.processes import Layout, RoleProcess, num_devices
+from scalerl.launch.processes import Layout, RoleProcess
 
 MEMORY_SHARE = 0.95
 """Of a node's memory that steps get; the batch script runs beside them."""
@@ -137,6 +137,6 @@ def _too_small(config: RunConfig, rooms: Sequence[_Room], on_gpus: bool) -> str:
     return (
         f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
         f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
-        f"need {num_devices(config)} {kind}, the ranks evenly on their nodes and an engine on one node; this job has {offer}. "
+        f"need {config.num_devices} {kind}, the ranks evenly on their nodes and an engine on one node; this job has {offer}. "
         f"Ask for more nodes, or lower these"
     )

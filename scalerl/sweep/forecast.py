@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from scalerl.config import RunConfig
-from scalerl.launch.processes import num_devices
 from scalerl.metrics.rows import StepRow, row_from_json
 from scalerl.paths import RunPaths
 from scalerl.run_folder import read_saved_config
@@ -165,7 +164,7 @@ def model_rate(config: RunConfig) -> float | None:
     tokens = config.length.max_tokens / PAPER_TOKENS
     hours = PAPER_GPU_HOURS_PER_STEP * parameters / PAPER_PARAMETERS
     hours *= completions**COMPLETIONS_EXPONENT * tokens**TOKENS_EXPONENT
-    return max(hours, num_devices(config) * MIN_STEP_S / 3600)
+    return max(hours, config.num_devices * MIN_STEP_S / 3600)
 
 
 @cache

@@ -15,7 +15,6 @@ from scalerl.cluster.slurm import SlurmError, available
 from scalerl.config import RunConfig
 from scalerl.files import read_json
 from scalerl.launch.preflight import check_inputs
-from scalerl.launch.processes import num_devices
 from scalerl.paths import RunPaths
 from scalerl.run_folder import check_run_folder, read_config, read_saved_config, read_status, save_config
 from scalerl.sweep.forecast import Forecast, forecast_sweep, measured_rates
@@ -134,8 +133,8 @@ def _forecast(sweep: Sweep, states: Mapping[str, RunState], names: list[str]) ->
 def _devices(config: RunConfig, sweep: Sweep) -> int:
     """Return the number of devices that a run holds, idle ones included."""
     if not sweep.on_slurm:
-        return num_devices(config)
-    shape = sweep.site.slurm.shape(num_devices(config))
+        return config.num_devices
+    shape = sweep.site.slurm.shape(config.num_devices)
     return shape.nodes * (shape.gpus_per_node or shape.cpus_per_node)
 
 

@@ -20,7 +20,6 @@ from uuid import uuid4
 from scalerl.cluster.site import JobShape, Options, SiteConfig
 from scalerl.cluster.slurm import SlurmError, call, settings
 from scalerl.config import RunConfig
-from scalerl.launch.processes import num_devices
 from scalerl.paths import SweepPaths
 from scalerl.sweep.submissions import (
     Submission,
@@ -52,7 +51,7 @@ def submit(
     """
     shapes: dict[JobShape, list[str]] = {}
     for name, config in runs.items():
-        shapes.setdefault(site.slurm.shape(num_devices(config)), []).append(name)
+        shapes.setdefault(site.slurm.shape(config.num_devices), []).append(name)
     max_array = max(1, int(settings().get("MaxArraySize", "1001")))
     chunks = [
         (shape, names[start : start + max_array])

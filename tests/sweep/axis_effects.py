@@ -13,7 +13,6 @@ from scalerl.algo.aggregation import token_weights
 from scalerl.algo.losses import LOSSES
 from scalerl.algo.rewards import reward
 from scalerl.config import RunConfig
-from scalerl.generator.loop import _penalty
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions
 from scalerl.sweep.grid import grid
@@ -118,7 +117,7 @@ def heads(config: RunConfig) -> tuple[bool, bool]:
 
 
 def reward_of(config: RunConfig, num_tokens: int) -> float:
-    return reward(True, num_tokens, penalty=_penalty(config.length))
+    return reward(True, num_tokens, penalty=config.length.penalty)
 
 
 def thinking_budgets(config: RunConfig) -> tuple[int, int]:
