@@ -1,8 +1,7 @@
-"""Signs that training goes wrong, read from the metric rows of a run: kinds of alarm, their levels and what
-to do about them.
- Every sign but "pass_rate", the newest evaluation, and "not_finite" is a mean over the newest WINDOW_STEPS
-optimizer steps, held against a
-level: a single odd step raises none.
+"""Signs that training goes wrong, read from the metric rows of a run: their levels, and what to do.
+
+Every sign is a mean over the newest WINDOW_STEPS optimizer steps that is held against a level, so that a
+single odd step raises no alarm; except "pass_rate", the newest evaluation, and "not_finite", a step.
 """
 
 from collections.abc import Sequence
@@ -20,39 +19,44 @@ BASELINE_STEPS = 100
 WINDOW_STEPS."""
 
 TRUNCATION_LEVEL = 0.10
-"""Of completions. Runs with 10-15 % became unstable and did not recover; ScaleRL stays below 5 % (paper,
-appendix A.15)."""
+"""Share of completions. Runs with 10-15 % became unstable and did not recover; ScaleRL stays below 5 %
+(paper, appendix A.15)."""
 ENTROPY_LOW_FACTOR = 0.1
-"""Of the entropy of the first window. A healthy run halves it (.29 to .15; paper, appendix A.12), and a low
-one foretells nothing in the paper; at a tenth all completions of a prompt are alike, no reward varies and
+"""Share of the first window's entropy. A healthy run halves it (.29 to .15; paper, appendix A.12), and a low
+one predicts nothing in the paper; at a tenth all completions of a prompt are alike, no reward varies and
 nothing is left to learn from."""
 ENTROPY_HIGH_FACTOR = 2.0
-"""Of the entropy of the first window. In the paper entropy only ever falls; doubled, the policy is turning
-into noise."""
+"""Multiple of the first window's entropy. In the paper entropy only ever falls; doubled, the policy is
+turning into noise."""
 LOG_RATIO_LEVEL = 0.2
 """Mean |log pi_train - log pi_gen|, nats a token. The average token is then beyond the clip range of GRPO and
 DAPO: the engines disagree, or the rollouts are too stale for their policy gradient to hold."""
 GRAD_NORM_FACTOR = 5.0
-"""Of the median of the BASELINE_STEPS before the window. One step a hundred times as steep, or five steps
-twenty times, raise it; clipping hides both from the weights, not from what they announce."""
+"""Multiple of the median of the BASELINE_STEPS before the window. One step a hundred times as steep, or five
+steps twenty times, raise it; clipping hides both from the weights, not from what they announce."""
 PASS_RATE_LEVEL = 0.15
-"""Drop from the best evaluation so far: of a reward in [-1, 1] it is .3. Chance moves an evaluation of 1,000
-prompts by .01, one of 256 by .02. Not the reward of training: it also falls when prompts leave because they
-are mastered."""
+"""Drop from the best evaluation so far, which in a reward of [-1, 1] is .3. Chance moves an evaluation of
+1,000 prompts by .01, one of 256 by .02. The reward of training would not do: it also falls when prompts leave
+because they are mastered."""
 
 ADVICE: dict[AlarmKind, str] = {
-    "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier (length.interruption_max_tokens)",
-    "entropy_low": "add harder prompts or lower optimizer.learning_rate; groups_dropped shows how many prompts still teach",
+    "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier "
+    "(length.interruption_max_tokens)",
+    "entropy_low": "add harder prompts or lower optimizer.learning_rate; groups_dropped shows how many "
+    "prompts still teach",
     "entropy_high": "lower optimizer.learning_rate, or begin again from a checkpoint before the rise",
-    "log_ratio": "use model.lm_head_precision = 'fp32', a smaller off_policy.k or a lower optimizer.learning_rate",
-    "grad_norm": "lower optimizer.learning_rate or optimizer.max_grad_norm; look for truncation and a high log ratio",
-    "pass_rate": "look at truncation, log ratio and some completions of the spool; begin again from best/ with a lower learning rate",
+    "log_ratio": "use model.lm_head_precision = 'fp32', a smaller off_policy.k or a lower "
+    "optimizer.learning_rate",
+    "grad_norm": "lower optimizer.learning_rate or optimizer.max_grad_norm; look for truncation and a high "
+    "log ratio",
+    "pass_rate": "look at truncation, log ratio and some completions of the spool; begin again from best/ "
+    "with a lower learning rate",
     "not_finite": "lower optimizer.learning_rate; the run fails after three such steps in a row",
 }
 
 
 def alarms(rows: Rows) -> list[Alarm]:
-    """Return every alarm of a run so far, by its first step. A step that trained nothing counts in no mean."""
+    """Return every alarm of a run so far, by its first step. A step that trained nothing is in no mean."""
     steps = rows.steps
     if not steps:
         return []
@@ -71,10 +75,11 @@ def standing_alarms(rows: Rows) -> list[Alarm]:
 
 
 def _signs(steps: Sequence[StepRow]) -> dict[AlarmKind, tuple[np.ndarray, np.ndarray]]:
-    """(value, level) [steps] of every kind that is read from step rows; nan where there is none."""
+    """Return (values, levels) [steps] of every sign that is read from step rows; nan where there is none."""
     entropy = _window_means(_column(steps, "entropy"))
     grad_norm = _column(steps, "grad_norm")
     first_entropy = next(iter(entropy[np.isfinite(entropy)]), np.nan)
+    # a step without a micro-batch had no prompt to learn from: that is no accident
     skipped = np.array(
         [not row.step_applied and (row.num_micro_batches or 0) > 0 for row in steps], dtype=float
     )
@@ -90,8 +95,7 @@ def _signs(steps: Sequence[StepRow]) -> dict[AlarmKind, tuple[np.ndarray, np.nda
 
 
 def _pass_rates(numbers: Sequence[int], evaluations: Sequence[EvalRow]) -> tuple[np.ndarray, np.ndarray]:
-    """(value, level) [steps]: the newest evaluation of a policy up to each step, against the best one up to
-    there."""
+    """Return (the newest evaluation up to each step, the level from the best one up to there) [steps]."""
     by_step = {row.step: row.pass_rate for row in evaluations}
     evaluated = np.array(sorted(by_step))
     newest = np.searchsorted(evaluated, numbers, side="right") - 1
@@ -100,12 +104,13 @@ def _pass_rates(numbers: Sequence[int], evaluations: Sequence[EvalRow]) -> tuple
 
 
 def _column(steps: Sequence[StepRow], name: str) -> np.ndarray:
-    return np.array([getattr(row, name) for row in steps], dtype=float)  # None becomes nan
+    # None becomes nan
+    return np.array([getattr(row, name) for row in steps], dtype=float)
 
 
 def _window_means(values: np.ndarray) -> np.ndarray:
-    """The mean of the last WINDOW_STEPS numbers at every step; nan before there are so many, or where none of
-    them is a number."""
+    """Return the mean of the last WINDOW_STEPS values [steps]; nan before there are so many steps, or where
+    none of them is a number."""
     is_number = np.isfinite(values)
     sums = np.convolve(np.where(is_number, values, 0.0), np.ones(WINDOW_STEPS))[: len(values)]
     counts = np.convolve(is_number, np.ones(WINDOW_STEPS))[: len(values)]
@@ -115,7 +120,7 @@ def _window_means(values: np.ndarray) -> np.ndarray:
 
 
 def _baseline_medians(values: np.ndarray) -> np.ndarray:
-    """The median of the BASELINE_STEPS before the window at every step; nan where there are fewer than
+    """Return the median of the BASELINE_STEPS before the window [steps]; nan where there are fewer than
     WINDOW_STEPS numbers."""
     padded = np.concatenate([np.full(BASELINE_STEPS + WINDOW_STEPS - 1, np.nan), values[: 1 - WINDOW_STEPS]])
     before = np.sort(sliding_window_view(padded, BASELINE_STEPS)[: len(values)], axis=1)  # nan goes last
@@ -128,6 +133,7 @@ def _baseline_medians(values: np.ndarray) -> np.ndarray:
 def _stretches(
     kind: AlarmKind, numbers: Sequence[int], values: np.ndarray, levels: np.ndarray
 ) -> list[Alarm]:
+    """Return one alarm a stretch of steps beyond their levels; a nan is beyond none."""
     below = kind in ("entropy_low", "pass_rate")
     beyond = values < levels if below else values > levels
     edges = np.flatnonzero(np.diff(np.concatenate([[False], beyond, [False]]).astype(int)))

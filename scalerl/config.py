@@ -349,6 +349,15 @@ class RunConfig(Section):
         num_engines = self.generator.num + self.evaluation.num
         return self.trainer.num_ranks + num_engines * self.generator.tensor_parallel_size
 
+    @property
+    def device_demand(self) -> str:
+        """Name the settings that `num_devices` follows from, with their values, for an error."""
+        return (
+            f"trainer.num_ranks={self.trainer.num_ranks}, generator.num={self.generator.num} and "
+            f"evaluation.num={self.evaluation.num} "
+            f"(generator.tensor_parallel_size={self.generator.tensor_parallel_size})"
+        )
+
     def signature(self) -> str:
         """Return 12 hex digits that identify the run: equal for configs that train the same policy on the same
         devices.

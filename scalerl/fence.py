@@ -1,6 +1,10 @@
 """The fencing token of a run folder: only the newest attempt may publish.
- A supervisor claims the folder by raising the attempt number; every role carries the number it was started
-with and checks it before each publish, so that a left-over process of an earlier attempt can do no harm.
+
+A supervisor claims the folder by raising the attempt number. Every role carries the number it was started
+with and looks at the folder's before each publish, so that a process left over from an earlier attempt, on a
+node that Slurm has lost sight of, can do no harm. Between that look and the rename remain microseconds, or a
+file system that hangs: therefore rows also say which attempt made them, and weights, parts and shards are
+named by what is in them.
 """
 
 import os
@@ -16,8 +20,11 @@ from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, read_attempt, read_stop, write_attempt
 
 HEARTBEAT_EXPIRES_S = 60.0
+"""Age of attempt.json at which a supervisor on another host counts as dead; it touches it every second."""
 LOCK_EXPIRES_S = 60.0
+"""Age at which the lock of a claim on another host counts no longer; a claim takes milliseconds."""
 WATCH_S = 5.0
+"""Seconds between two looks of a role that has nothing to publish."""
 RELEASED = 0
 """Process id of the owner of a folder that was given free."""
 
@@ -27,7 +34,7 @@ class StaleAttempt(RuntimeError):
 
 
 def current_attempt(paths: RunPaths) -> int:
-    """The number of the attempt that owns the folder; 0 before the first."""
+    """Return the number of the attempt that owns the folder; 0 before the first."""
     owner = read_attempt(paths)
     return owner.attempt if owner else 0
 
@@ -46,9 +53,9 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
 
 
 def asked_to_stop(paths: RunPaths, attempt: int) -> bool:
-    """Whether the supervisor of this attempt wants the trainer to end; that of an earlier one may still have
-    been writing."""
+    """Say whether the supervisor of this attempt wants the trainer to end."""
     request = read_stop(paths)
+    # the supervisor of an earlier attempt may have hung, and written its request into a later one's run
     return request is not None and request.attempt == attempt
 
 
@@ -69,8 +76,9 @@ def end_if_stale(paths: RunPaths, attempt: int) -> None:
 
 
 def end_when_stale(paths: RunPaths, attempt: int) -> None:
-    """Have this process end soon after its attempt is over, also while it has nothing to publish: a role that
-    Slurm can no longer reach would hold its GPU for ever.
+    """Have this process end soon after its attempt is over, also while it has nothing to publish.
+
+    A role that Slurm can no longer reach would otherwise hold its GPU for ever.
     """
 
     def watch() -> None:
@@ -85,8 +93,10 @@ def end_when_stale(paths: RunPaths, attempt: int) -> None:
 def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0) -> int:
     """Take the folder over for this process and return the new attempt number.
 
-    `job_id` is the Slurm job this process runs in, `restarts` how often Slurm has started it again. An owner
-    of another start of the same job is dead, or cut off from Slurm and fenced off from now on.
+    Args:
+        job_id: the Slurm job this process runs in.
+        restarts: how often Slurm has started that job again. The owner of another start of the same job is
+            dead, or cut off from Slurm and fenced off from now on.
 
     Raises:
         ValueError: another supervisor is alive in the folder, or is claiming it.
@@ -106,12 +116,13 @@ def claim_attempt(paths: RunPaths, job_id: str | None = None, restarts: int = 0)
 def _claim_locked(paths: RunPaths, job_id: str | None, restarts: int) -> int:
     owner = read_attempt(paths)
     if owner is not None:
-        # Slurm started the same job again, so its earlier start is dead, or cut off and soon fenced off
+        # Slurm never runs two starts of one job at once: the owner is dead, or on a node that Slurm has lost,
+        # and then its heartbeat may go on for ever
         earlier_start = job_id is not None and owner.job_id == job_id and owner.restarts != restarts
         if _alive(paths, owner) and not earlier_start:
             raise ValueError(
-                f"{paths.root} is being run by process {owner.pid} on {owner.host} (attempt {owner.attempt}); "
-                f"stop it first, or choose another --dir"
+                f"{paths.root} is being run by process {owner.pid} on {owner.host} "
+                f"(attempt {owner.attempt}); stop it first, or choose another --dir"
             )
     mine = Attempt(
         attempt=owner.attempt + 1 if owner else 1,
@@ -133,13 +144,16 @@ def _alive(paths: RunPaths, owner: Attempt) -> bool:
 
 
 def supervisor_alive(paths: RunPaths) -> bool:
-    """Whether a supervisor seems to be at work in the folder, on whatever host."""
+    """Say whether a supervisor seems to be at work in the folder, on whatever host."""
     owner = read_attempt(paths)
     return owner is not None and _alive(paths, owner)
 
 
 def heartbeat(paths: RunPaths) -> None:
-    """Tell other hosts that the supervisor is alive."""
+    """Tell other hosts that the supervisor is alive.
+
+    Only the file's time changes: a write could bring back the number of an attempt that is over.
+    """
     os.utime(paths.attempt)
 
 
@@ -152,5 +166,6 @@ def release_attempt(paths: RunPaths, attempt: int) -> None:
     check_attempt(paths, attempt)
     owner = read_attempt(paths)
     assert owner is not None, "check_attempt has just read it"
+    # on this host no process has these numbers, and elsewhere the time below is a heartbeat long past
     write_attempt(paths, replace(owner, pid=RELEASED, started_ticks=-1, host=socket.gethostname()))
     os.utime(paths.attempt, (0, 0))

@@ -1,8 +1,8 @@
 """One lock for processes of several hosts: a file that names its holder.
 
-The file appears with its content (a link, not an open), so nobody ever reads a lock without a holder. A holder
-that died cannot remove its lock: on its own host that is seen at once, elsewhere the lock counts until it is
-`expires_s` old.
+The file appears with its content (a link, not an open), so nobody ever reads a lock without a holder. A
+holder that died cannot remove its lock: on its own host that is seen at once, elsewhere the lock counts until
+it is `expires_s` old.
 """
 
 import json

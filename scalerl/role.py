@@ -12,13 +12,14 @@ from scalerl.verify.pool import VerifierPool
 
 
 class StopSignal:
-    """Turns SIGTERM into the flag `requested`.
+    """SIGTERM as the flag `requested`.
 
     Until `loop_started` is set there is nothing to finish and nobody to look at the flag (an engine takes
     seconds to minutes to start), so the process then ends at once, with exit status 0.
     """
 
     def __init__(self) -> None:
+        """Handle SIGTERM from now on."""
         self.requested = False
         self.loop_started = False
         signal.signal(signal.SIGTERM, self._handle)

@@ -59,6 +59,7 @@ class Alarm(JsonRecord):
     advice: str
 
     def __str__(self) -> str:
+        """Return the alarm in a few words, without the advice."""
         side = "below" if self.value < self.level else "above"
         return f"{self.kind} {self.value:.3g} {side} {self.level:.3g} since step {self.step}"
 
@@ -149,7 +150,7 @@ class RunStatus(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(JsonRecord):
-    """attempt.json: the attempt that owns the folder, and its supervisor; scalerl/fence.py gives it meaning."""
+    """attempt.json: the attempt that owns the folder, and its supervisor. scalerl/fence.py gives it meaning."""
 
     attempt: int
     """Number of the attempt; it only ever rises."""

@@ -1,5 +1,5 @@
-"""From files to a RunConfig: TOML < `key=value` overrides, keys as dotted names, unknown ones refused with
-the nearest valid name."""
+"""From files to a RunConfig: TOML < `key=value`, keys as dotted names; an unknown one is refused with the
+nearest that there is."""
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from scalerl.names import hint, nearest
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table of dotted keys."""
+    """Return nested tables as one table of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -26,12 +26,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @cache
 def known_keys() -> list[str]:
-    """Every dotted key a config may set, in order of definition."""
+    """Return every dotted key a config may set, in order of definition."""
     return list(flatten(RunConfig().model_dump()))
 
 
 def check_key(key: str, origin: str) -> None:
-    """Refuse a dotted key RunConfig does not have.
+    """Refuse a dotted key that RunConfig does not have.
 
     Raises:
         ValueError: names `origin`, the key and the nearest valid names.
@@ -61,7 +61,7 @@ def require_toml(path: Path) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`algo.loss_type=dapo` as (key, value); the value is read as TOML, or else as a plain string.
+    """Split `algo.loss_type=dapo` into (key, value); the value is read as TOML, or else as a plain string.
 
     Raises:
         ValueError: there is no "=" in `text`.
@@ -76,7 +76,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The dotted keys and values of one TOML file, keys checked.
+    """Read the dotted keys and values of one TOML file, and check the keys.
 
     Raises:
         ValueError: there is no such file, it is not TOML, or it sets an unknown key.
@@ -92,7 +92,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
-    """A validated RunConfig from dotted keys.
+    """Make a validated RunConfig of dotted keys.
 
     Raises:
         ValueError: one line for every value that is wrong, with what is valid.
@@ -112,7 +112,7 @@ def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
 
 
 def describe_errors(error: ValidationError) -> str:
-    """What is wrong with each value, in one line."""
+    """Say in one line what is wrong with each value."""
     return "; ".join(_describe(item) for item in error.errors())
 
 
@@ -124,7 +124,7 @@ def _describe(item: Any) -> str:
 
 
 def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConfig:
-    """Defaults < `paths` in order < `overrides` ("key=value").
+    """Make a config of the defaults, then `paths` in order, then `overrides` ("key=value"); later ones win.
 
     Raises:
         ValueError: an unknown key or an invalid value, with the way out.
@@ -140,6 +140,6 @@ def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConf
 
 
 def differences(first: RunConfig, second: RunConfig) -> list[str]:
-    """The dotted keys in which two configs differ, with both values."""
+    """Name the dotted keys in which two configs differ, with both values."""
     left, right = flatten(first.model_dump()), flatten(second.model_dump())
     return [f"{key}: {left[key]!r} -> {right[key]!r}" for key in left if left[key] != right[key]]

@@ -1,7 +1,8 @@
-"""The `scalerl` command. Engines are imported inside the command that needs them: a login node needs no
-torch.
+"""The `scalerl` command.
 
-scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit
+    scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit | doctor
+
+Engines are imported inside the command that needs them: a login node has no torch.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from scalerl.cli.sweeps import add_extend, add_sweep
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each sets `command` to its function."""
+    """Make the parser of all commands; each sets `command` to its function."""
     parser = argparse.ArgumentParser(
         prog="scalerl", description="RL on language models as batch jobs, with scaling curves that predict."
     )
@@ -43,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes no positional arguments after an option, but that is where people write overrides
     if arguments.command is fit:
-        arguments.overrides = rest  # its own parser reads them
+        # its own parser reads them
+        arguments.overrides = rest
     elif rest and (any(text.startswith("-") for text in rest) or not hasattr(arguments, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     elif rest:
         arguments.overrides += rest
     if arguments.command is role:
-        return role(arguments) or 0  # its log wants the whole traceback
+        # its log wants the whole traceback
+        return role(arguments) or 0
     try:
         return arguments.command(arguments) or 0
     except (ValueError, OSError) as error:

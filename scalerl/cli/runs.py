@@ -10,6 +10,7 @@ from scalerl.cli.options import add_site
 
 
 def add_run(commands) -> None:
+    """Add `scalerl run`."""
     parser = commands.add_parser("run", help="one run: start it, or continue the one in --dir")
     parser.add_argument(
         "settings",
@@ -29,15 +30,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     paths = RunPaths(arguments.dir)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and paths.config.exists():
-        return run(
-            read_config(paths), paths
-        )  # weeks may lie between two starts of a job, and its files may have been edited
+        # weeks may lie between two starts of a job, and its TOML files may have been edited
+        return run(read_config(paths), paths)
     settings = [*arguments.settings, *arguments.overrides]
     files = [Path(text) for text in settings if "=" not in text]
     return run(load_config(files, [text for text in settings if "=" in text]), paths)
 
 
 def add_role(commands) -> None:
+    """Add `scalerl role`."""
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
     parser.add_argument("role", choices=["trainer", "generator", "evaluator"])
     parser.add_argument(
@@ -52,6 +53,7 @@ def add_role(commands) -> None:
 
 
 def role(arguments: argparse.Namespace) -> None:
+    """Run one role; it ends with its parent, and soon after its attempt."""
     from scalerl.fence import end_if_stale, end_when_stale
     from scalerl.os_process import die_with_parent
     from scalerl.paths import RunPaths
@@ -63,7 +65,8 @@ def role(arguments: argparse.Namespace) -> None:
         _run_role(arguments)
     except Exception:
         traceback.print_exc()
-        end_if_stale(paths, arguments.attempt)  # refused, or left alone by processes that were
+        # no failure of its own if it was fenced off, or left alone by processes that were
+        end_if_stale(paths, arguments.attempt)
         sys.exit(1)
 
 
@@ -86,6 +89,7 @@ def _run_role(arguments: argparse.Namespace) -> None:
 
 
 def add_status(commands) -> None:
+    """Add `scalerl status`."""
     parser = commands.add_parser("status", help="a table of the runs of a sweep, or everything about one run")
     parser.add_argument("folder", type=Path, metavar="SWEEP_OR_RUN_DIR")
     parser.add_argument(
@@ -106,6 +110,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def add_doctor(commands) -> None:
+    """Add `scalerl doctor`."""
     parser = commands.add_parser(
         "doctor", help="check the site: Slurm, partition, nodes, shared folder, clocks; says what to fix"
     )

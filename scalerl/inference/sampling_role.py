@@ -40,7 +40,10 @@ class SamplingRole:
         wait_for_manifest(self.paths, self.config.launch.wait_for_weights_s)
 
     def engine_options(self, number: int) -> EngineOptions:
-        """Return the options of its engine, with a seed of its own; number: no other engine of the run has it."""
+        """Return the options of its engine, with a seed of its own.
+
+        number: of the engine among those of the run, so that no two draw the same samples.
+        """
         seeds = np.random.SeedSequence([self.config.seed, number, self.attempt])
         return EngineOptions.of(self.config, int(seeds.generate_state(1)[0]))
 

@@ -1,2 +1,1 @@
-"""Starting, watching and stopping the processes of a run. Never imports an engine: a login node needs no
-torch."""
+"""One run: its processes started, watched and stopped. Imports no engine, for a login node has no torch."""

@@ -18,8 +18,8 @@ class Backlog:
         self._said = False
 
     def gpu_hours(self, rows: Rows, devices: int) -> float:
-        """Return the GPU-hours that the evaluations which wait, and the last one to come, will cost a job of
-        so many devices: all of them wait for it. 0 until one was measured."""
+        """Return the GPU-hours that evaluations still due will cost a job of so many devices, which all wait
+        for them: those that are asked for, and the last one, to come. 0 until one was measured."""
         newest = rows.evaluations[-1:]
         owed = len(pending_evaluations(self._paths)) + 1
         return owed * (newest[0].evaluation_s or 0.0) * devices / 3600 if newest else 0.0
@@ -32,8 +32,8 @@ class Backlog:
         if self._num_late == 2 and not self._said:
             self._said = True
             self._note(
-                f"evaluations pile up: {num_waiting} wait, and one takes {row.evaluation_s or 0:.0f} s; stop and "
-                f"continue with a larger evaluation.num (and more devices). A new run may also set "
+                f"evaluations pile up: {num_waiting} wait, and one takes {row.evaluation_s or 0:.0f} s; stop "
+                f"and continue with a larger evaluation.num (and more devices). A new run may also set "
                 f"evaluation.every_steps, num_prompts or samples_per_prompt"
             )
 
@@ -41,9 +41,9 @@ class Backlog:
         """Say whose part the evaluation of a step waits for."""
         num = len(evaluators)
         done = [self._paths.evaluation_part(step, index, num).exists() for index in range(num)]
-        missing = [process for process, there in zip(evaluators, done, strict=True) if not there] or [
-            evaluators[0]
-        ]
+        missing = [process for process, there in zip(evaluators, done, strict=True) if not there]
+        # all parts are there, and evaluator 0 has not put them together
+        missing = missing or [evaluators[0]]
         return f"step {step} lacks the part of " + ", ".join(
             f"{process.name} (log: {process.log})" for process in missing
         )

@@ -1,4 +1,4 @@
-"""What the supervisor writes down of a run: metric rows, the ledger, status.json, and what it tells the user."""
+"""What the supervisor writes down of a run: metric rows, the ledger and status.json; and what it shows."""
 
 import time
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""The processes of a run on one machine without Slurm: which accelerators there are, and which process gets
-which."""
+"""The processes of a run on one machine without Slurm: which GPUs there are, and which process gets which."""
 
 import os
 import shutil
@@ -10,8 +9,10 @@ from scalerl.launch.processes import Layout, RoleProcess
 
 
 def visible_gpus() -> list[str]:
-    """The GPU indices this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
-    Empty: CPU."""
+    """Return the GPU indices this process may use; none: CPU.
+
+    They are CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [device for device in visible.split(",") if device.strip()]
@@ -22,17 +23,17 @@ def visible_gpus() -> list[str]:
 
 
 def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
-    """One process a trainer rank, a generator and an evaluator, with GPUs in that order; no GPUs: CPU
-    processes.
+    """Lay out one process a trainer rank, a generator and an evaluator, with GPUs in that order.
+
+    gpus: from `visible_gpus`; none: CPU processes.
 
     Raises:
         ValueError: the machine has some GPUs, but not enough for the configured processes.
     """
     if gpus and config.num_devices > len(gpus):
         raise ValueError(
-            f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
-            f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
-            f"need {config.num_devices} GPUs, this machine offers {len(gpus)}; lower them"
+            f"{config.device_demand} need {config.num_devices} GPUs, this machine offers {len(gpus)}; "
+            "lower them"
         )
     free = iter(gpus)
 

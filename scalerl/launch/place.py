@@ -24,27 +24,27 @@ class Place(Protocol):
 
     @property
     def job_id(self) -> str | None:
-        """Of the Slurm job; None outside."""
+        """Return the Slurm job; None outside Slurm."""
 
     @property
     def restarts(self) -> int:
-        """How often the Slurm job has been started again."""
+        """Return how often Slurm has started the job again."""
 
     @property
     def on_cpu(self) -> bool:
-        """Whether there is no GPU."""
+        """Say whether there is no GPU."""
 
     def layout(self, config: RunConfig) -> Layout:
-        """The processes of the run. Raises ValueError if they do not fit."""
+        """Lay out the processes of the run. Raises ValueError if they do not fit."""
 
     def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval | None:
         """Start the clock of what is paid for beyond the roles' own time."""
 
     def remaining_s(self) -> float | None:
-        """Seconds until the run must stop to be continued later; None: no such limit."""
+        """Return the seconds until the run must stop to be continued later; None: no such limit."""
 
     def ending(self) -> str | None:
-        """Why this place is being taken away: as slurm.ending."""
+        """Say why this place is being taken away, as slurm.ending does; None: it is not."""
 
     def requeue(self) -> None:
         """Have the run started again later. Raises SlurmError."""
@@ -60,21 +60,24 @@ class LocalMachine:
 
     @property
     def on_cpu(self) -> bool:
+        """Say whether there is no GPU."""
         return not self.gpus
 
     def layout(self, config: RunConfig) -> Layout:
+        """Lay out the processes of the run. Raises ValueError if they do not fit."""
         return local_layout(config, self.gpus)
 
     def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> None:
-        return None
+        """Start no clock: the roles' own time is all that counts."""
 
     def remaining_s(self) -> None:
-        return None
+        """Return None: there is no limit."""
 
     def ending(self) -> None:
-        return None
+        """Return None: nobody takes the machine away."""
 
     def requeue(self) -> None:
+        """Do not call: nothing here asks for a later start."""
         raise AssertionError("this machine has no time limit")
 
 
@@ -85,27 +88,32 @@ class SlurmJob:
         """Look up what Slurm gave to the job.
 
         Raises:
-            ValueError: its time limit leaves no time to work. SlurmError: Slurm does not answer.
+            ValueError: its time limit leaves no time to work.
+            SlurmError: Slurm does not answer.
         """
         self._site = load_site().steps
         self._allocation = slurm.allocation(number)
         end_s, start_s = self._allocation.end_s, self._allocation.start_s
         if end_s is not None and end_s - start_s <= self._site.warning_s:
             raise ValueError(
-                f"the job's time limit of {end_s - start_s:.0f} s leaves nothing to work in: steps.warning_s = "
-                f"{self._site.warning_s:.0f} s before it the run stops to checkpoint. Raise --time, or lower warning_s in the site file"
+                f"the job's time limit of {end_s - start_s:.0f} s leaves nothing to work in: "
+                f"steps.warning_s = {self._site.warning_s:.0f} s before it the run stops to checkpoint. "
+                f"Raise --time, or lower warning_s in the site file"
             )
 
     @property
     def job_id(self) -> str:
+        """Return the job as squeue writes it."""
         return self._allocation.job_id
 
     @property
     def restarts(self) -> int:
+        """Return how often Slurm has started the job again."""
         return self._allocation.restarts
 
     @property
     def on_cpu(self) -> bool:
+        """Say whether the job has no GPU."""
         return self._num_gpus == 0
 
     @property
@@ -113,17 +121,20 @@ class SlurmJob:
         return sum(node.gpus for node in self._allocation.nodes)
 
     def layout(self, config: RunConfig) -> Layout:
+        """Lay out the steps of the run. Raises ValueError if they do not fit."""
         return step_layout(config, self._allocation, self._site)
 
     def open_ledger(self, config: RunConfig, ledger: ComputeLedger) -> Interval:
-        """The job is paid for from its start, all its GPUs; without GPUs, its processes count."""
+        """Start the clock of all the job's GPUs at the job's start; without GPUs, its processes count."""
         return ledger.open(
             "allocation", self._num_gpus or config.num_devices, start_s=self._allocation.start_s
         )
 
     def remaining_s(self) -> float | None:
-        """Seconds until steps.warning_s before the time limit, by our own clock: Slurm's warning may come a
-        minute early or never."""
+        """Return the seconds until steps.warning_s before the time limit; None without a limit.
+
+        By our own clock, because Slurm's warning may come a minute early or never.
+        """
         if self._allocation.end_s is None:
             return None
         remaining_s = self._allocation.end_s - self._site.warning_s - time.time()
@@ -134,7 +145,7 @@ class SlurmJob:
         return remaining_s
 
     def ending(self) -> str | None:
-        """None also while slurmctld does not answer: a job goes on without it."""
+        """Say why Slurm takes the job away; None if it does not, or does not answer: a job goes on without it."""
         try:
             return slurm.ending(self.job_id, self._allocation.restarts)
         except slurm.SlurmError:
@@ -153,7 +164,7 @@ class SlurmJob:
 
 
 def open_place() -> Place:
-    """The Slurm job this process runs in, else this machine.
+    """Return the Slurm job this process runs in, else this machine.
 
     Raises:
         SlurmError: inside a job, but Slurm does not answer.

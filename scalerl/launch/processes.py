@@ -43,25 +43,27 @@ class RoleProcess:
     """A process of the run, started in a process group of its own so that all of it can be ended."""
 
     name: str
-    """Of the process and its log: trainer-0, generator-3, evaluator-0."""
+    """Name of the process and its log: trainer-0, generator-3, evaluator-0."""
     arguments: list[str]
-    """Of `scalerl role`, beside --dir, --attempt and --parent; the first is the role."""
+    """Arguments of `scalerl role` beside --dir, --attempt and --parent; the first is the role."""
     num_devices: int = 1
     prefix: list[str] = field(default_factory=list)
     """Words before the command, such as those of srun."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Beside `base_environment`."""
+    """Environment beside `base_environment`."""
     num_deaths: int = 0
     log: Path = Path()
+    """Where its output goes, once it is started."""
     _process: subprocess.Popen | None = None
     _interval: Interval | None = None
 
     @property
     def role(self) -> Role:
+        """Return what the process does."""
         return cast(Role, self.arguments[0])
 
     def base_environment(self) -> dict[str, str]:
-        """The environment of every role: no network unless the user set otherwise, one thread."""
+        """Return the environment of every role: no network unless the user set otherwise, one thread."""
         defaults = {
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -71,7 +73,7 @@ class RoleProcess:
         return defaults | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
 
     def words_before(self, attempt: int) -> list[str]:
-        """What precedes the command in this attempt."""
+        """Return the words before the command in this attempt."""
         return self.prefix
 
     def start(self, paths: RunPaths, attempt: int, ledger: ComputeLedger) -> None:
@@ -81,6 +83,7 @@ class RoleProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self.words_before(attempt), sys.executable, "-m", "scalerl", "role", *self.arguments]
         command += ["--dir", str(paths.root), "--attempt", str(attempt)]
+        # a step's parent is srun's daemon, on another node perhaps; Slurm ends it
         if not self.prefix:
             command += ["--parent", str(os.getpid())]
         with self.log.open("ab") as log:
@@ -96,15 +99,19 @@ class RoleProcess:
 
     @property
     def running(self) -> bool:
+        """Say whether it was started, and its end was not seen yet."""
         return self._process is not None
 
     @property
     def pid(self) -> int | None:
+        """Return its process id; None while it does not run."""
         return self._process.pid if self._process else None
 
     def poll(self) -> int | None:
-        """The exit code if the process has ended since the last call (its whole group is ended then), else
-        None."""
+        """Return the exit code if the process has ended since the last call, else None.
+
+        Its whole group is ended then.
+        """
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode
@@ -112,11 +119,12 @@ class RoleProcess:
         return code
 
     def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it runs, and not to its children."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def stop(self, deadline_s: float) -> None:
-        """SIGTERM, then after `deadline_s` seconds SIGKILL, for the process and all its children."""
+        """End the process and all its children: by SIGTERM, and after `deadline_s` seconds by SIGKILL."""
         if self._process is None:
             return
         self.signal(signal.SIGTERM)
@@ -127,14 +135,14 @@ class RoleProcess:
         self._end()
 
     def kill(self) -> None:
-        """SIGKILL for all of it, at once."""
+        """Send SIGKILL to all of it, at once."""
         assert self._process is not None
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """SIGKILL what runs on this machine and leave the rest alone, as the steps of a job that Slurm has
-        given to another start."""
+        """Kill what runs on this machine and leave the rest alone: steps of a job that Slurm may have given to
+        another start by now."""
         if self._process is not None:
             RoleProcess.kill(self)
             self._end()
@@ -148,7 +156,7 @@ class RoleProcess:
         self._process = None
 
     def last_error(self) -> str:
-        """The last line of the log that names an error, else its last line."""
+        """Return the last line of the log that names an error, else its last line."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         lines = [line.strip() for line in lines[-400:] if line.strip()]
         errors = [line for line in lines if "Error" in line or line.startswith("error")]
@@ -160,14 +168,16 @@ class Layout:
     """All processes of a run, not started yet."""
 
     trainers: list[RoleProcess]
-    """Processes that make up the ranks; they are started and ended together."""
+    """Processes that make up the ranks; they are started and ended together, and fewer than the ranks under
+    Slurm."""
     generators: list[RoleProcess]
     evaluators: list[RoleProcess]
     trainer_address: str
-    """The host of rank 0."""
+    """Host of rank 0."""
 
     @property
     def processes(self) -> list[RoleProcess]:
+        """Return all of them."""
         return [*self.trainers, *self.generators, *self.evaluators]
 
 

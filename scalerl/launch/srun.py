@@ -1,6 +1,6 @@
-"""The processes of a run inside a Slurm job: each an `srun` step of its own, with its own GPUs, memory and
-log.
- The trainer ranks are the tasks of one step, since they live and die together and peer-to-peer copies between
+"""The processes of a run inside a Slurm job: each an `srun` step with its own GPUs, memory and log.
+
+The trainer ranks are the tasks of one step, since they live and die together and peer-to-peer copies between
 GPUs need ranks that see one another's devices. Every generator and evaluator is a step that can be restarted
 alone. In a heterogeneous job the trainer takes the first component, generators and evaluators the second.
 """
@@ -15,7 +15,7 @@ from scalerl.config import RunConfig
 from scalerl.launch.processes import Layout, RoleProcess
 
 MEMORY_SHARE = 0.95
-"""Of a node's memory that steps get; the batch script runs beside them."""
+"""Share of a node's memory that steps get; the batch script runs beside them."""
 KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_HET_SIZE")
 
 
@@ -27,16 +27,17 @@ class StepProcess(RoleProcess):
 
     @property
     def step_name(self) -> str:
-        """Of this attempt and no other: a job that Slurm started again has the same number and may be at work
-        elsewhere."""
+        """Name the step, of this attempt and no other: a job that Slurm started again has the same number, and
+        may be at work elsewhere."""
         return f"{self.name}.{self.attempt}"
 
     def words_before(self, attempt: int) -> list[str]:
+        """Return the words of srun."""
         self.attempt = attempt
         return ["srun", f"--job-name={self.step_name}", *self.prefix]
 
     def base_environment(self) -> dict[str, str]:
-        """Without SLURM_* of the batch step: srun would take them for its own options."""
+        """Return the environment without SLURM_* of the batch step: srun would take them for its options."""
         inherited = super().base_environment()
         return {key: value for key, value in inherited.items() if not key.startswith("SLURM_") or _kept(key)}
 
@@ -61,11 +62,10 @@ class _Room:
         self.free = self.size
 
     def flags(self, tasks: int, devices: int) -> list[str]:
-        """srun's flags for `devices` devices of this node, shared by `tasks` tasks."""
+        """Return srun's flags for `devices` devices of this node, shared by `tasks` tasks."""
         cpus = max(1, self.node.cpus * devices // self.size // tasks)
-        cpus -= (
-            cpus % 2 if cpus > 1 else 0
-        )  # with two threads a core, --exact rounds up to whole cores, more than there are
+        # with two threads a core, --exact rounds up to whole cores, which may be more than there are
+        cpus -= cpus % 2 if cpus > 1 else 0
         mem_mb = int(self.node.mem_mb * MEMORY_SHARE * devices / self.size)
         flags = [f"--ntasks-per-node={tasks}", f"--cpus-per-task={cpus}", f"--mem={mem_mb}M"]
         return [*flags, f"--gpus-per-node={devices}"] if self.on_gpus else flags
@@ -124,7 +124,7 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
 
 
 def _even_split(num_ranks: int, rooms: Sequence[_Room]) -> list[_Room]:
-    """The fewest of the first nodes that take the same number of ranks each; none: they do not fit."""
+    """Return the fewest of the first nodes that take the same number of ranks each; none: they do not fit."""
     for count in range(1, len(rooms) + 1):
         if num_ranks % count == 0 and all(room.free >= num_ranks // count for room in rooms[:count]):
             return list(rooms[:count])
@@ -135,8 +135,6 @@ def _too_small(config: RunConfig, rooms: Sequence[_Room], on_gpus: bool) -> str:
     kind = "GPUs" if on_gpus else "CPUs (the job has no GPU, so each process takes one)"
     offer = ", ".join(f"{room.node.name} {room.size}" for room in rooms)
     return (
-        f"trainer.num_ranks={config.trainer.num_ranks}, generator.num={config.generator.num} and "
-        f"evaluation.num={config.evaluation.num} (generator.tensor_parallel_size={config.generator.tensor_parallel_size}) "
-        f"need {config.num_devices} {kind}, the ranks evenly on their nodes and an engine on one node; this job has {offer}. "
-        f"Ask for more nodes, or lower these"
+        f"{config.device_demand} need {config.num_devices} {kind}, the ranks evenly on their nodes and an "
+        f"engine on one node; this job has {offer}. Ask for more nodes, or lower these"
     )

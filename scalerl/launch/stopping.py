@@ -19,10 +19,11 @@ from scalerl.run_folder import StopRequest, read_end, write_stop
 TIME_LIMIT = "the job's time limit is near"
 JOB_EVERY_S = 1.0
 SIBLINGS_EVERY_S = 10.0
-"""How often the other runs of a sweep with a budget of its own are asked what they have used."""
+"""Seconds between two looks at what the other runs of a sweep with a budget of its own have used."""
 EARLY_WARNING_S = 60.0
 """Slurm's warning may come so long before it is due; then the clock decides."""
 FRUITLESS_JOBS = 3
+"""Jobs in a row that a time limit may end before a step, until the run gives up."""
 
 
 class RunFailed(RuntimeError):
@@ -34,30 +35,25 @@ class JobEnds(RuntimeError):
 
 
 def after_job_ends(ending: str) -> tuple[str, str]:
-    """(state, reason) of a run: at its time limit a job has to be requeued by us; after a preemption or a
-    dead node Slurm does it."""
+    """Return (state, reason) of the run of a job that ended: at its time limit a job has to be requeued by us;
+    after a preemption or a dead node Slurm does it."""
     return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
 
 class Stopping:
-    """Watches for reasons to stop, and asks the trainer to: it ends its step, checkpoints and exits."""
+    """The reasons to stop, and the request to the trainer: it ends its step, checkpoints and exits."""
 
     def __init__(
         self, config: RunConfig, paths: RunPaths, attempt: int, place: Place, note: Callable[[str], None]
     ) -> None:
-        """`note` shows a line to the user."""
-        self._config, self._paths, self._attempt, self._place, self._note = (
-            config,
-            paths,
-            attempt,
-            place,
-            note,
-        )
+        """Watch for the attempt; `note` shows a line to the user."""
+        self._config, self._paths, self._attempt = config, paths, attempt
+        self._place, self._note = place, note
         self.reason: str | None = None
         self.requeue = False
-        """Whether this is for Slurm's sake: the job is to be started again."""
+        """True if it stops for Slurm's sake: the job is to be started again."""
         self.final = False
-        """Whether the run has ended for good: a larger budget would not make it go on."""
+        """True if the run has ended for good: a larger budget would not make it go on."""
         self.interrupts = 0
         self._warned = False
         self._deadline_s = 0.0
@@ -67,7 +63,7 @@ class Stopping:
 
     @contextmanager
     def signals(self) -> Iterator[Callable[[], None]]:
-        """Handle SIGINT, SIGTERM and SIGUSR1; yields a function that makes the process deaf to them."""
+        """Handle SIGINT, SIGTERM and SIGUSR1; yield a function that makes the process deaf to them."""
         handlers = {
             number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -87,7 +83,8 @@ class Stopping:
         self.interrupts += 1
         if self.interrupts > 1 and not self.requeue:
             raise RunFailed(
-                "interrupted twice: stopped without a last checkpoint; the same command continues from the one before"
+                "interrupted twice: stopped without a last checkpoint; the same command continues from the one "
+                "before"
             )
 
     def _warn(self, number: int, frame: FrameType | None) -> None:
@@ -97,8 +94,8 @@ class Stopping:
         """Ask the trainer to stop when there is reason to, from what the run has done and spent so far.
 
         Raises:
-            JobEnds: the job is gone. RunFailed: a trainer asked to stop did not within
-                launch.stop_deadline_s.
+            JobEnds: the job is gone.
+            RunFailed: a trainer asked to stop did not within launch.stop_deadline_s.
         """
         if not self.requeue:
             self._check_time()
@@ -110,7 +107,8 @@ class Stopping:
         elif trainer_running and not self.requeue and time.monotonic() > self._deadline_s:
             limit_s = self._config.launch.stop_deadline_s
             raise RunFailed(
-                f"stopping ({self.reason}): the trainer did not end within {limit_s:.0f} s (launch.stop_deadline_s)"
+                f"stopping ({self.reason}): the trainer did not end within {limit_s:.0f} s "
+                f"(launch.stop_deadline_s)"
             )
 
     def _check_time(self) -> None:
@@ -164,10 +162,10 @@ class Stopping:
         self._note(f"stopping: {reason}; the trainer ends its step and checkpoints")
 
     def check_progress(self, rows: Rows, ledger: ComputeLedger) -> None:
-        """A job whose time limit comes before its first step would be started again for ever.
+        """Refuse to start a job again and again whose time limit comes before its first step.
 
         Raises:
-            RunFailed: it has been so several times in a row.
+            RunFailed: that has happened FRUITLESS_JOBS times in a row.
         """
         last_step_s = max((row.time_s for row in rows.steps), default=0.0)
         num_jobs = ledger.num_jobs_since(last_step_s)
@@ -177,9 +175,12 @@ class Stopping:
             )
 
     def own_end(self) -> str:
-        """Why the trainer ended without being asked to."""
+        """Say why the trainer ended without being asked to."""
         end = read_end(self._paths)
         if end is None or not end.exhausted:
             return "max_steps reached"
         self.final = True
-        return "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new run"
+        return (
+            "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new "
+            "run"
+        )

@@ -248,6 +248,7 @@ def run(config: RunConfig, paths: RunPaths) -> int:
     limit = config.budget.sweep_max_gpu_hours
     if limit is not None and sibling_gpu_hours(paths) >= limit:
         raise ValueError(
-            f"the other runs of the sweep have used its budget.sweep_max_gpu_hours = {limit}: raise it to go on"
+            f"the other runs of the sweep have used its budget.sweep_max_gpu_hours = {limit}: raise it to go "
+            f"on"
         )
     return Supervisor(config, paths).run()

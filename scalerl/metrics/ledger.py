@@ -15,16 +15,19 @@ ROLES: tuple[Role, ...] = ("generator", "trainer", "evaluator")
 
 @dataclass(kw_only=True)
 class Interval:
-    """Wall time of one process, or of a Slurm job, that holds `devices` devices; end_s is None while it runs. Unix seconds."""
+    """Wall time of one process, or of a whole Slurm job ("allocation"), and the devices it holds."""
 
     role: Role | Literal["allocation"]
     devices: int
     start_s: float
+    """Unix time, s."""
     end_s: float | None = None
+    """Unix time, s; None while it runs."""
     job_id: str | None = None
-    """The Slurm job it belongs to."""
+    """Slurm job it belongs to; None outside Slurm."""
 
     def device_s(self, until_s: float) -> float:
+        """Return its device-seconds up to a unix time."""
         end_s = until_s if self.end_s is None else min(self.end_s, until_s)
         return self.devices * max(0.0, end_s - self.start_s)
 
@@ -32,14 +35,15 @@ class Interval:
 class ComputeLedger:
     """Device time of a run over all its attempts: devices x wall time, a CPU process counting as one device.
 
-    A Slurm job costs all its devices from its start to its end, whoever uses them: what no role held is "idle".
+    A Slurm job costs all its devices from its start to its end, whoever uses them: what no role held is
+    "idle".
     """
 
     def __init__(self, paths: RunPaths, job_id: str | None = None) -> None:
         """Read the ledger of earlier attempts.
 
-        A process that was never closed ran until its attempt's last sign of life: the last save of the ledger, or a later row. Else
-        a row of a supervisor that was killed, or hung while its trainer went on, would have cost more than the rows after it.
+        A process that was never closed ran until its attempt's last sign of life: the last save of the
+        ledger, or a row after that.
         """
         self._path = paths.compute
         self._job_id = job_id
@@ -47,6 +51,8 @@ class ComputeLedger:
         if self._path.exists():
             saved = read_json(self._path)
             self._intervals = [Interval(**interval) for interval in saved["intervals"]]
+            # rows count, too: the trainer may have gone on while its supervisor hung or was dead, and its rows
+            # must not have cost less than those before them
             rows = [*read_rows(paths.metrics), *posted_rows(paths).values()]
             alive_s = max([saved["saved_s"], *(row.time_s for row in rows)])
             for interval in self._intervals:
@@ -64,13 +70,14 @@ class ComputeLedger:
         return interval
 
     def save(self) -> None:
+        """Write compute.json; its time is a sign of life."""
         write_json(
             self._path,
             {"saved_s": time.time(), "intervals": [asdict(interval) for interval in self._intervals]},
         )
 
     def num_jobs_since(self, time_s: float) -> int:
-        """Slurm jobs, or starts of one, that began after a unix time."""
+        """Count the Slurm jobs, or starts of one, that began after a unix time."""
         return sum(
             interval.role == "allocation" and interval.start_s > time_s for interval in self._intervals
         )
@@ -83,6 +90,7 @@ class ComputeLedger:
         for interval in self._intervals:
             interval_hours = interval.device_s(until_s) / 3600
             hours[interval.role] += interval_hours
+            # what a role holds of a job is in the job's own interval already
             if interval.job_id is not None and interval.role != "allocation":
                 in_jobs += interval_hours
         idle = max(0.0, hours.pop("allocation") - in_jobs)

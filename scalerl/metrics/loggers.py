@@ -1,5 +1,4 @@
-"""Where metric rows go beside metrics.jsonl: a table for spreadsheets, TensorBoard, and Weights & Biases if the
-user asks for it."""
+"""Where metric rows go beside metrics.jsonl: a table for spreadsheets, TensorBoard, Weights & Biases."""
 
 import csv
 import time
@@ -28,9 +27,9 @@ class Logger(Protocol):
 class TrainingLog:
     """training_log.csv: a line a step, TRAINING_LOG_COLUMNS.
 
-    reward and loss are the step's own. pass_rate is that of the held-out evaluation of this very step, and empty
-    where there was none: repeated on every step until the next, it would count as many evaluations in a fit. A line
-    with an evaluation has its gpu_hours, as metrics.jsonl does; R0 is a line of step 0.
+    reward and loss are the step's own. pass_rate is that of the held-out evaluation of this very step, and
+    empty where there was none: repeated on every step until the next, it would count as many evaluations in a
+    fit. A line with an evaluation has the evaluation's gpu_hours; R0 is a line of step 0.
     """
 
     def __init__(self, paths: RunPaths) -> None:
@@ -129,7 +128,8 @@ class WandbLogger:
             import wandb
         except ImportError:
             raise ValueError(
-                "logging.wandb_project is set but wandb is not installed: pip install wandb, or leave it empty"
+                "logging.wandb_project is set but wandb is not installed: pip install wandb, or leave it "
+                "empty"
             ) from None
         self._run = wandb.init(
             project=config.logging.wandb_project,

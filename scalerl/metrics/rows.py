@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: one an optimizer step, one an evaluation; posted by the roles, read by everybody."""
+"""The rows of metrics.jsonl, one a step and one an evaluation: posted by the roles, read by everybody."""
 
 import json
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ class StepRow(_Row):
     step_applied: bool = True
     """Whether the weights changed: not when the gradient was not finite, or no group was left."""
     log_ratio_mean: float | None = None
-    """Mean |log pi_train - log pi_gen| over loss tokens, nats: mismatch of the engines plus off-policyness."""
+    """Mean |log pi_train - log pi_gen| over loss tokens, nats: mismatch of the engines and off-policyness."""
     log_ratio_max: float | None = None
     """Largest |log pi_train - log pi_gen| of a loss token, nats."""
     clip_fraction: float | None = None

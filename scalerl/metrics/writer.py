@@ -84,7 +84,7 @@ class MetricsWriter:
 
 
 def _superseded(old: Row, new: Row) -> bool:
-    """Say whether a new row replaces an old one: a step also those after it, which a replay measures again."""
+    """Say whether a new row replaces an old one: a step also later steps, which a replay measures again."""
     if type(old) is not type(new):
         return False
     return old.step >= new.step if isinstance(new, StepRow) else old.step == new.step
