@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
 CODE_INSTRUCTION = (
-    "Write the whole solution in Python, in one block that begins with ```python and ends with ```. Where the problem gives no "
-    "starter code, it is a program that reads from standard input and writes to standard output."
+    "Write the whole solution in Python, in one block that begins with ```python and ends with ```. "
+    "Where the problem gives no starter code, it is a program that reads from standard input "
+    "and writes to standard output."
 )
 
 NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
@@ -49,7 +50,8 @@ class ModelConfig(Section):
     def _head_fits_body(self) -> "ModelConfig":
         if self.dtype == "float32" and self.lm_head_precision != "fp32":
             raise ValueError(
-                "lm_head_precision other than 'fp32' needs model.dtype='bfloat16': an fp32 body has an fp32 head"
+                "lm_head_precision other than 'fp32' needs model.dtype='bfloat16': an fp32 body has an fp32 "
+                "head"
             )
         return self
 
@@ -125,8 +127,9 @@ class LengthConfig(Section):
         free_tokens = self.penalty_max_tokens - self.penalty_cache_tokens
         if self.length_control == "length_penalty" and free_tokens >= self.max_completion_tokens:
             raise ValueError(
-                f"the length penalty begins at penalty_max_tokens - penalty_cache_tokens = {free_tokens}, which "
-                f"no completion of {self.max_completion_tokens} tokens exceeds; lower penalty_max_tokens"
+                f"the length penalty begins at penalty_max_tokens - penalty_cache_tokens = {free_tokens}, "
+                f"which no completion of {self.max_completion_tokens} tokens exceeds; lower "
+                f"penalty_max_tokens"
             )
         if self.length_control != "interruption":
             return self
@@ -137,7 +140,8 @@ class LengthConfig(Section):
             )
         if not self.think_end or not self.interruption_text.rstrip().endswith(self.think_end):
             raise ValueError(
-                f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never graded"
+                f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never "
+                f"graded"
             )
         return self
 
@@ -338,8 +342,8 @@ class RunConfig(Section):
     def _sequences_fit(self) -> "RunConfig":
         if self.length.max_tokens > self.trainer.micro_batch_tokens:
             raise ValueError(
-                f"trainer.micro_batch_tokens ({self.trainer.micro_batch_tokens}) is below the longest sequence "
-                f"(length: {self.length.max_tokens} tokens); raise it or shorten length.*"
+                f"trainer.micro_batch_tokens ({self.trainer.micro_batch_tokens}) is below the longest "
+                f"sequence (length: {self.length.max_tokens} tokens); raise it or shorten length.*"
             )
         return self
 
@@ -359,8 +363,9 @@ class RunConfig(Section):
         )
 
     def signature(self) -> str:
-        """Return 12 hex digits that identify the run: equal for configs that train the same policy on the same
-        devices.
+        """Return 12 hex digits that identify the run.
+
+        They are equal for configs that train the same policy on the same devices.
 
         A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension
         continues the same run.

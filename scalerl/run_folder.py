@@ -150,7 +150,7 @@ class RunStatus(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(JsonRecord):
-    """attempt.json: the attempt that owns the folder, and its supervisor. scalerl/fence.py gives it meaning."""
+    """attempt.json: the attempt that owns the folder, and its supervisor; scalerl/fence.py says what for."""
 
     attempt: int
     """Number of the attempt; it only ever rises."""

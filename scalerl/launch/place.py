@@ -145,7 +145,7 @@ class SlurmJob:
         return remaining_s
 
     def ending(self) -> str | None:
-        """Say why Slurm takes the job away; None if it does not, or does not answer: a job goes on without it."""
+        """Say why Slurm takes the job away; None if it does not, or if it does not answer: a job goes on."""
         try:
             return slurm.ending(self.job_id, self._allocation.restarts)
         except slurm.SlurmError:

@@ -26,8 +26,8 @@ def check_inputs(config: RunConfig) -> None:
     online = os.environ.get("HF_HUB_OFFLINE") == "0"  # then it may be a hub name
     if not online and not (Path(config.model.path) / "config.json").exists():
         raise ValueError(
-            f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face directory "
-            f"(a hub name needs HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
+            f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face "
+            f"directory (a hub name needs HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
         )
     for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
         if not value:
@@ -36,8 +36,8 @@ def check_inputs(config: RunConfig) -> None:
     num_prompts = min(config.evaluation.num_prompts, len(load_problems(Path(config.data.heldout))))
     if config.evaluation.num > num_prompts:
         raise ValueError(
-            f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out prompts: "
-            f"lower it"
+            f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out "
+            f"prompts: lower it"
         )
 
 
@@ -47,9 +47,9 @@ def _check_demo(config: RunConfig) -> None:
     missing = [str(file) for file in files if file.is_relative_to(DEMO_DIR) and not file.is_file()]
     if missing:
         raise ValueError(
-            f"the demo is not prepared: there is no {', no '.join(missing)}; `make demo` makes model and data, "
-            f"or `scalerl prepare --generate arithmetic --output {DEMO_DIR} --heldout-fraction 0.06` and "
-            f"`scalerl base --output {DEMO_DIR}/base`"
+            f"the demo is not prepared: there is no {', no '.join(missing)}; `make demo` makes model and "
+            f"data, or `scalerl prepare --generate arithmetic --output {DEMO_DIR} --heldout-fraction 0.06` "
+            f"and `scalerl base --output {DEMO_DIR}/base`"
         )
 
 

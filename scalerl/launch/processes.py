@@ -141,8 +141,10 @@ class RoleProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """Kill what runs on this machine and leave the rest alone: steps of a job that Slurm may have given to
-        another start by now."""
+        """Kill what runs on this machine and leave the rest alone.
+
+        The rest are steps of a job that Slurm may have given to another start by now.
+        """
         if self._process is not None:
             RoleProcess.kill(self)
             self._end()

@@ -27,8 +27,10 @@ class StepProcess(RoleProcess):
 
     @property
     def step_name(self) -> str:
-        """Name the step, of this attempt and no other: a job that Slurm started again has the same number, and
-        may be at work elsewhere."""
+        """Name the step, of this attempt and no other.
+
+        A job that Slurm started again has the same number, and may be at work elsewhere.
+        """
         return f"{self.name}.{self.attempt}"
 
     def words_before(self, attempt: int) -> list[str]:

@@ -35,8 +35,10 @@ class JobEnds(RuntimeError):
 
 
 def after_job_ends(ending: str) -> tuple[str, str]:
-    """Return (state, reason) of the run of a job that ended: at its time limit a job has to be requeued by us;
-    after a preemption or a dead node Slurm does it."""
+    """Return (state, reason) of the run of a job that ended.
+
+    At its time limit a job has to be requeued by us; after a preemption or a dead node Slurm does it.
+    """
     return "requeued" if ending == TIMEOUT else "stopped", f"Slurm ended the job: {ending}"
 
 
@@ -83,8 +85,8 @@ class Stopping:
         self.interrupts += 1
         if self.interrupts > 1 and not self.requeue:
             raise RunFailed(
-                "interrupted twice: stopped without a last checkpoint; the same command continues from the one "
-                "before"
+                "interrupted twice: stopped without a last checkpoint; the same command continues from the "
+                "one before"
             )
 
     def _warn(self, number: int, frame: FrameType | None) -> None:
@@ -181,6 +183,6 @@ class Stopping:
             return "max_steps reached"
         self.final = True
         return (
-            "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a new "
-            "run"
+            "every prompt is mastered (algo.curriculum = no_positive_resampling): prepare harder ones for a "
+            "new run"
         )

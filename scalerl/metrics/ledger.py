@@ -51,8 +51,8 @@ class ComputeLedger:
         if self._path.exists():
             saved = read_json(self._path)
             self._intervals = [Interval(**interval) for interval in saved["intervals"]]
-            # rows count, too: the trainer may have gone on while its supervisor hung or was dead, and its rows
-            # must not have cost less than those before them
+            # rows count, too: the trainer may have gone on while its supervisor hung or was dead, and a later
+            # row must not have cost less than an earlier one
             rows = [*read_rows(paths.metrics), *posted_rows(paths).values()]
             alive_s = max([saved["saved_s"], *(row.time_s for row in rows)])
             for interval in self._intervals:

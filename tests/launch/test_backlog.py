@@ -50,7 +50,8 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(
         """
         if role == "trainer":
             for step in (1, 2):
-                request = dict(step=step, policy_version=step, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+                request = dict(step=step, policy_version=step, name="x", sha256="")
+                request |= dict(epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
                 write(folder / "evaluations" / f"{step:08d}.request.json", json.dumps(request))
             post("eval", 0, pass_rate=0.5, evaluation_s=100.0)
             while not (folder / "stop.json").exists(): time.sleep(0.02)
@@ -136,7 +137,8 @@ PARTS = """
 if role == "trainer":
     if index == 0:
         step_row(3)
-        request = dict(step=3, policy_version=3, name="x", sha256="", epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+        request = dict(step=3, policy_version=3, name="x", sha256="")
+        request |= dict(epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
         (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
     time.sleep(0.5)
     end()
@@ -174,7 +176,8 @@ def test_a_part_that_never_comes_ends_the_run_at_its_deadline(paths, make_config
     assert run(config, paths) == 1
     reason = read_json(paths.status)["reason"]
     assert reason.startswith(
-        "waited 2 s for the last evaluations (launch.evaluation_deadline_s): step 3 lacks the part of evaluator-1 "
+        "waited 2 s for the last evaluations (launch.evaluation_deadline_s): "
+        "step 3 lacks the part of evaluator-1 "
     )
     assert reason.endswith("evaluator-1.log)")
 

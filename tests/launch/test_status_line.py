@@ -25,8 +25,8 @@ def test_the_line_by_hand():
     rows += [EvalRow(step=0, pass_rate=0.2), EvalRow(step=4, pass_rate=0.3)]
     line = status_line(load_config([], ["budget.max_steps=11"]), rows, HOURS)
     assert line == (
-        "step 5/11 | reward -0.500 | pass 0.250 | 100 tokens/s | off-policy 3.0/8 | held-out 0.300 at step 4 (R0 0.200) | "
-        "GPU-hours 2.75 (2 + 0.5 + 0.25) | ETA 0:01:00"
+        "step 5/11 | reward -0.500 | pass 0.250 | 100 tokens/s | off-policy 3.0/8 | "
+        "held-out 0.300 at step 4 (R0 0.200) | GPU-hours 2.75 (2 + 0.5 + 0.25) | ETA 0:01:00"
     )
 
 
