@@ -13,7 +13,6 @@ from pathlib import Path
 from scalerl.cluster.site import SiteConfig
 from scalerl.cluster.slurm import SlurmError, available
 from scalerl.config import RunConfig
-from scalerl.files import read_json
 from scalerl.launch.preflight import check_inputs
 from scalerl.paths import RunPaths
 from scalerl.run_folder import check_run_folder, read_config, read_saved_config, read_status, save_config
@@ -160,7 +159,7 @@ def _print_plan(sweep: Sweep, states: Mapping[str, RunState], names: list[str], 
 
 
 def _has_other_budget(sweep: Sweep, name: str) -> bool:
-    return read_json(sweep.paths(name).config)["config"]["budget"] != sweep.runs[name].budget.model_dump(
+    return read_saved_config(sweep.paths(name)).config["budget"] != sweep.runs[name].budget.model_dump(
         mode="json"
     )
 
