@@ -134,9 +134,7 @@ def accumulate_gradient(model: PreTrainedModel, examples: list[tuple[str, str]])
 
 
 def supervise(model: PreTrainedModel, *, seed: int, steps: int) -> None:
-    """Train `model` in place with AdamW: short warm-up, then linear decay to a tenth. Print ten lines of
-    progress.
-    """
+    """Train `model` in place with AdamW: short warm-up, then linear decay to a tenth of the rate."""
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     begin_s = time.monotonic()

@@ -16,6 +16,7 @@ from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, answer_evaluation, pending_evaluations
 
 NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
+"""Fields of evaluations/<step>.json that the metrics row leaves out."""
 
 
 def finish_oldest(parts: Parts) -> None:
@@ -26,6 +27,7 @@ def finish_oldest(parts: Parts) -> None:
     """
     if parts.index > 0:
         return
+    # Oldest first: rows then come in the order of their steps, and best/ sees every policy once.
     for request in pending_evaluations(parts.paths)[:1]:
         whole = parts.collect(request)
         if whole is not None:
@@ -59,6 +61,9 @@ def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict
 
 
 def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: dict[str, Any]) -> None:
+    """Do all that follows from an evaluation; the request is closed last."""
+    # Each of these may be done twice: a row replaces the one of its step, best/ only changes for a better
+    # policy. Once the request is closed nothing would do them again, so that comes after them.
     values = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
     head = {"time_s": request.published_s, "attempt": attempt}
     post_row(paths, EvalRow.from_json(head | values, f"the evaluation of step {request.step}"))

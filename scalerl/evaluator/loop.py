@@ -22,6 +22,7 @@ from scalerl.spool.evaluations import EvaluationRequest
 from scalerl.spool.weights import check_weights
 
 POLL_S = 0.2
+"""Seconds between two looks for a request."""
 
 
 def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
@@ -38,7 +39,7 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
     while (request := parts.next_request()) is None:
         finish_oldest(parts)
         time.sleep(POLL_S)
-    # the generators of the run have the numbers before
+    # The generators have the numbers before; equal seeds would have two engines sample alike.
     options = role.engine_options(config.generator.num + index)
     folder = paths.weights / request.name
     check_weights(folder, request.sha256)
@@ -52,6 +53,11 @@ class Evaluator:
     def __init__(
         self, config: RunConfig, parts: Parts, engine: SamplingEngine, seed: int, stop: StopSignal
     ) -> None:
+        """Prepare to evaluate this evaluator's share of the held-out prompts with `engine`.
+
+        Raises:
+            ValueError: a prompt is too long.
+        """
         self._config, self._parts, self._engine, self._stop = config, parts, engine, stop
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(
@@ -60,10 +66,7 @@ class Evaluator:
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
         problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
         self._problems = problems[parts.index :: parts.num]
-        for (
-            problem
-        ) in self._problems:  # a prompt that is too long ends the run now, not in the middle of an evaluation
-            self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
+        self._prompts.encode_all(self._problems)
         self._pool = start_verifier(config, self._problems)
 
     def advance(self) -> None:
@@ -83,6 +86,7 @@ class Evaluator:
         """Leave this evaluator's part of an evaluation; leave nothing when asked to stop before its end."""
         begin_s = time.monotonic()
         folder = self._parts.paths.weights / request.name
+        # No pin is needed as in the generator: the weights of an open request stay.
         check_weights(folder, request.sha256)
         if self._engine.policy_name != request.name:
             self._engine.reload(folder, request.policy_version)
@@ -95,6 +99,7 @@ class Evaluator:
             max_num_seqs=self._config.generator.max_num_seqs,
             stop_requested=lambda: self._stop.requested,
         )
+        # Half a part would bias the mean towards short completions, which finish first.
         if results is None:
             return
         assert policy_versions(results) == {request.policy_version}, "one fixed policy samples everything"

@@ -75,6 +75,8 @@ def sample_and_grade(
     """
     waiting = deque(range(len(problems)))
     grading: list[tuple[Completion, Future[Verdict]]] = []
+    # The engine is kept full over the borders of prompts: waiting for a prompt's slowest completion would
+    # leave it idle. Verdicts are awaited only at the end, so that grading runs beside sampling.
     while waiting or sampler.num_running:
         if stop_requested():
             return None

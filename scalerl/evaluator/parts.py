@@ -59,6 +59,8 @@ class Parts:
         Raises:
             StaleAttempt: a newer attempt owns the run folder.
         """
+        # The number of evaluators is in the file's name: continued with another number, the run shares
+        # prompts out differently, and the old parts must not be taken for new ones.
         part = Part(name=request.name, evaluation_s=evaluation_s, tallies=tallies)
         check_attempt(self.paths, self.attempt)
         write_json(self.paths.evaluation_part(request.step, self.index, self.num), asdict(part))

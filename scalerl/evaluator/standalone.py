@@ -37,9 +37,7 @@ def evaluate_model(
     problems = load_problems(data)
     tokenizer = load_tokenizer(model)
     prompts = PromptEncoder(tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens)
-    # A prompt that is too long must not cost an evaluation: it is found now.
-    for problem in problems:
-        prompts.encode(problem.prompt_id, problem.prompt, problem.task)
+    prompts.encode_all(problems)
     with start_verifier(config, problems) as pool:  # before the engine: it refuses quickly
         engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))
         try:

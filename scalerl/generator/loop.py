@@ -62,7 +62,9 @@ def run_generator(run_dir: Path, *, index: int, attempt: int) -> None:
 def _start_engine(
     paths: RunPaths, options: EngineOptions, owner: str
 ) -> tuple[PolicyManifest, SamplingEngine]:
-    """An engine that serves the newest published policy."""
+    """Start an engine that serves the newest published policy; return its manifest, too."""
+    # The trainer does not wait: it may replace a policy while it is read here. That is no error as long as
+    # there is a newer one to take.
     while True:
         manifest = read_manifest(paths)
         assert manifest is not None, "waited for"
@@ -90,7 +92,13 @@ class Generator:
         manifest: PolicyManifest,
         seed: int,
     ) -> None:
-        """`manifest`: of the policy `engine` serves; `problems`: by prompt_id."""
+        """Prepare to generate with `engine`, which serves the policy of `manifest`.
+
+        problems: by prompt_id.
+
+        Raises:
+            ValueError: a prompt is too long.
+        """
         self._config, self._paths, self._index, self._attempt = config, paths, index, attempt
         self._problems, self._engine, self._manifest = problems, engine, manifest
         self._name = f"generator-{index}"
@@ -98,10 +106,7 @@ class Generator:
         self._prompts = PromptEncoder(
             tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens
         )
-        for (
-            problem
-        ) in problems.values():  # a prompt that is too long ends the run now, not when its turn comes
-            self._prompts.encode(problem.prompt_id, problem.prompt, problem.task)
+        self._prompts.encode_all(problems.values())
         self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(
             engine, tokenizer, config.length, seed
         )
@@ -137,6 +142,8 @@ class Generator:
         manifest = self._follower.latest()
         if manifest == self._manifest:
             return
+        # The trainer is at an earlier step than the policy served: what runs was admitted by a policy that
+        # it has yet to make again. All of it goes; the manifest admits again what the replay needs.
         if goes_back(manifest, self._engine.policy_version):
             self._sampler.abort()
             self._groups.clear()
@@ -166,6 +173,7 @@ class Generator:
 
         That is how a group comes back whose shard the trainer has quarantined, or whose generator died.
         """
+        # A listing costs a round trip on a shared file system, so it is not done in every round.
         if time.monotonic() < self._reconcile_at_s:
             return
         self._reconcile_at_s = time.monotonic() + RECONCILE_S
@@ -192,6 +200,7 @@ class Generator:
                     f"group {group} has the prompt {prompt_id}, which {self._config.data.train} does not hold"
                 )
             problem = self._problems[prompt_id]
+            # All completions of a group start together, so that they share the prompt's KV cache.
             token_ids = self._prompts.encode(prompt_id, problem.prompt, problem.task)
             self._groups[group] = UnfinishedGroup(
                 group=group, problem=problem, num_completions=num_completions

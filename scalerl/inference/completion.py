@@ -153,6 +153,7 @@ class CompletionSampler(Generic[Key]):
         if num_solution_tokens is not None:
             return self._length.max_solution_tokens - num_solution_tokens
         forced = self._forced_token_ids
+        # Forced tokens were not sampled: they have no log-probability and no loss; phase 2 sees them.
         running.interrupted = True
         running.token_ids += forced
         running.logprobs += [0.0] * len(forced)
@@ -174,6 +175,7 @@ class CompletionSampler(Generic[Key]):
         return len(token_ids) - end - 1
 
     def _finish(self, running: _Running, stopped: bool) -> Completion[Key]:
+        """Return the completion; `stopped` says whether its last token ends the sequence."""
         text_token_ids = running.token_ids[:-1] if stopped else running.token_ids
         return Completion(
             key=running.key,

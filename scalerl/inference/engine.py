@@ -120,6 +120,8 @@ class SamplingEngine:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+        # logprobs=0 asks for the log-probability of the sampled token alone. A request is reported once, at
+        # its end: nothing here needs its tokens earlier.
         params = SamplingParams(
             temperature=self._temperature,
             max_tokens=max_tokens,
@@ -162,6 +164,7 @@ class SamplingEngine:
         served = self._engine.collective_rpc("served_policy")
         if set(served) != {name}:
             raise RuntimeError(f"the engine was given the policy {name}, but its workers serve {served}")
+        # vLLM marks tokens by the folder's name. Earlier names stay known: what runs on has spans of them.
         self._versions[name] = policy_version
         self._engine.set_weight_version(name)
         self.policy_name, self.policy_version = name, policy_version

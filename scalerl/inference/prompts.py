@@ -1,11 +1,13 @@
 """From a problem to the token ids the engine starts from."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from scalerl.config import DataConfig
+from scalerl.data.problem import Problem
 from scalerl.tasks.registry import TASKS
 
 
@@ -50,6 +52,15 @@ class PromptEncoder:
                 )
             self._encoded[prompt_id] = token_ids
         return self._encoded[prompt_id]
+
+    def encode_all(self, problems: Iterable[Problem]) -> None:
+        """Encode every problem now, so that one that is too long ends a run at its start.
+
+        Raises:
+            ValueError: a prompt is longer than length.max_prompt_tokens.
+        """
+        for problem in problems:
+            self.encode(problem.prompt_id, problem.prompt, problem.task)
 
     def _tokenize(self, problem_text: str, task: str) -> list[int]:
         instruction = self._instructions[task]

@@ -1,4 +1,4 @@
-"""The start and the end that a generator and an evaluator have in common."""
+"""Start and end what samples with an engine: the part that a generator and an evaluator have in common."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +33,7 @@ class SamplingRole:
             TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
             ValueError: the folder's config cannot be read.
         """
+        # First, so that SIGTERM ends the process at once while the engine is not there yet.
         self.stop = StopSignal()
         self.paths, self.index, self.attempt = RunPaths(run_dir), index, attempt
         self.config = read_config(self.paths)
@@ -44,6 +45,7 @@ class SamplingRole:
 
         number: of the engine among those of the run, so that no two draw the same samples.
         """
+        # The attempt is part of it: a run that is continued must not draw the samples of its start again.
         seeds = np.random.SeedSequence([self.config.seed, number, self.attempt])
         return EngineOptions.of(self.config, int(seeds.generate_state(1)[0]))
 

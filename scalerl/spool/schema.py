@@ -85,6 +85,7 @@ class Rollout:
 Group = Sequence[Rollout]
 """All completions of one prompt group, in order."""
 
+# The columns stand in the order of the fields above, which is part of the schema.
 SCHEMA = pa.schema(
     [(name, hint.__metadata__[0]) for name, hint in get_type_hints(Rollout, include_extras=True).items()],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},

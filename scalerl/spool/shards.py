@@ -89,7 +89,8 @@ class Spool:
         while target.exists():
             number += 1
             target = folder / f"{path.name}.{number}"
-        with suppress(FileNotFoundError):  # another process has just moved it
+        # Trainer and generators list the same buckets: another process may have moved the file a moment ago.
+        with suppress(FileNotFoundError):
             os.rename(path, target)
             write_text(target.with_name(target.name + ".reason.txt"), reason + "\n")
         return target

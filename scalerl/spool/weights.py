@@ -72,8 +72,9 @@ def collect_old_weights(paths: RunPaths, keep: Collection[str]) -> int:
         folder for folder in paths.weights.iterdir() if folder.name[0].isdigit() and folder.name not in needed
     ]
     for folder in old:
+        # Renamed first, so that it is gone at once: nobody must find half of it.
         doomed = temporary_name(folder)
-        os.rename(folder, doomed)  # gone at once: nobody must find half of it
+        os.rename(folder, doomed)
         shutil.rmtree(doomed)
     return len(old)
 

@@ -34,6 +34,7 @@ def check_trainable(group: Group, prompt_id: str, step: int, vocabulary_size: in
         ShardError: not the admitted prompt, not the configured number of completions, too long, token ids or
             logprobs that cannot be, or off-policyness outside [0, max_off_policyness].
     """
+    # A shard of the same number may be left from another timeline of the run, with another prompt.
     if group[0].prompt_id != prompt_id:
         raise ShardError(f"prompt {group[0].prompt_id}, but {prompt_id} was admitted")
     expected = config.batch.generations_per_prompt
@@ -100,6 +101,8 @@ class BatchReader:
         found: dict[int, Group] = {}
         deadline_s = time.monotonic() + self._config.launch.wait_for_rollouts_s
         outcome, reason = "waiting", ""
+        # Only rank 0 decides, once a turn: ranks that looked for themselves would see files and the stop
+        # signal at different moments, and part ways.
         while outcome == "waiting":
             mine = self._wait(state, found, deadline_s) if self._rank == 0 else None
             outcome, reason = self._broadcast(mine)

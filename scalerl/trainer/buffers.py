@@ -26,8 +26,7 @@ def plain_buffers(path: Path | str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def restore_buffers(model: nn.Module, plain: dict[str, Tensor]) -> None:
-    """Put the plain buffers in the place of those that were cast, on their device; keep what a checkpoint
-    holds.
+    """Put the plain buffers in the place of those that were cast; keep what a checkpoint holds.
 
     Raises:
         ValueError: a buffer that the checkpoint holds has lost its dtype, or the model has others than a

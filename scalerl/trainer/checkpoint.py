@@ -66,6 +66,7 @@ def save_checkpoint(
     """
     step = training_state["step"]
     temporary = paths.checkpoints / f".{step:08d}.{attempt}.tmp"
+    # A trainer that was killed here may have left a folder of this name.
     if engine.rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / "model").mkdir(parents=True)
@@ -78,6 +79,7 @@ def save_checkpoint(
     # Every rank's file is on disk before rank 0 lists the sizes and gives the folder its name.
     engine.barrier()
     if engine.rank == 0:
+        # state.json comes last: it lists what must be there, and without it the folder counts as damaged.
         write_json(temporary / "state.json", _content(temporary, engine, config, training_state))
         check_attempt(paths, attempt)
         publish_folder(temporary, _folder(paths, step))
@@ -118,6 +120,7 @@ def find_checkpoint(paths: RunPaths) -> int | None:
     for leftover in paths.checkpoints.glob(".*.tmp"):
         shutil.rmtree(leftover)
     for step in reversed(checkpoint_steps(paths)):
+        # Found here, before any rank loads: a disk that was full, a file system that lost what it had synced.
         reason = damage(_folder(paths, step))
         if reason is None:
             return step
@@ -227,4 +230,5 @@ def collect_old_checkpoints(paths: RunPaths, keep: int) -> int:
         leaving = paths.checkpoints / f".{step:08d}.old.tmp"
         os.rename(_folder(paths, step), leaving)
         shutil.rmtree(leaving)
+    # Shards before this group are needed by no checkpoint any more.
     return read_json(_folder(paths, steps[-keep:][0]) / "state.json")["progress"]["next_group"]

@@ -209,7 +209,7 @@ class TrainingEngine:
 
     @property
     def adam_step(self) -> int:
-        """Number of optimizer steps applied."""
+        """Return the number of optimizer steps applied."""
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
     def local_state(self) -> dict[str, Tensor]:

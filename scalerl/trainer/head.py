@@ -59,6 +59,8 @@ class _TokenLogprobs(torch.autograd.Function):
         matrix = weight.float() if config.fp32 else weight
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         grad_hidden = torch.empty_like(hidden)
+        # The logits of a chunk are computed again: to keep them from the forward pass would take the memory
+        # that chunks are there to save.
         for begin in range(0, len(hidden), config.chunk_tokens):
             chunk = slice(begin, begin + config.chunk_tokens)
             block = hidden[chunk].to(matrix.dtype)

@@ -52,6 +52,7 @@ class Trainer:
         saved = self._newest_checkpoint(control)
         model = saved.model if saved else config.model.path
         self.engine = TrainingEngine(config, model, control)
+        # The engine was built from the model in the checkpoint; exact fp32 weights and moments come on top.
         if saved:
             self.state.restore(saved.training_state)
             saved.restore(self.engine)
@@ -94,13 +95,17 @@ class Trainer:
             StaleAttempt: another attempt took the run folder over.
             FloatingPointError: loss or gradient was not finite in MAX_SKIPPED_STEPS steps in a row.
         """
+        # After a restart, too: generators must hear which groups the checkpoint needs, and drop what they run
+        # if they serve a later policy.
         self.publisher.publish_policy(self.state)
+        # Version 0 is evaluated before any update: that is R0 of the curve.
         if self.state.step == 0:
             self.publisher.request_evaluation(self.state)
         while not self._finished() and (groups := self._next_groups()) is not None:
             self._step(groups)
         self._checkpoint()
         self.publisher.request_evaluation(self.state)
+        # No rank may still be at work on the last checkpoint when end.json says that the run is over.
         self.engine.barrier()
         self._say_end()
         return self.stop.requested

@@ -170,6 +170,8 @@ def _repeat(values: list[float], lengths: list[int]) -> Tensor:
 
 
 def _dummy() -> TrainingSequence:
+    """Return a sequence with one loss token of weight 0."""
+    # Its loss depends on the parameters, times 0: so there is a backward pass in which to meet the others.
     return TrainingSequence(
         tokens=np.zeros(DUMMY_TOKENS, dtype=np.int64),
         loss_positions=np.array([DUMMY_TOKENS - 1]),

@@ -23,8 +23,7 @@ class Publisher:
     """The trainer's way to the run folder. Every rank calls every method; rank 0 writes.
 
     Before each publish the attempt is checked: a trainer that a newer attempt has replaced must not make
-    generators follow it. The export of large weights may take minutes, so a check at the start of a step
-    would not do.
+    generators follow it.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Publisher:
         if self._engine.rank > 0:
             return
         manifest = self._manifest(state)
+        # The attempt was checked before the export, too, but that may have taken minutes.
         check_attempt(self._paths, self._attempt)
         publish_manifest(self._paths, manifest)
         self.admitted_from = manifest.next_group
@@ -92,6 +92,7 @@ class Publisher:
         """
         self._publish_weights(state.step)
         step, name, sha256 = self._published
+        # After a restart the weights may have an open request, with the moment of their first publication.
         if self._engine.rank > 0 or any(request.name == name for request in pending_evaluations(self._paths)):
             return
         request = EvaluationRequest(

@@ -113,10 +113,12 @@ class TrainingState:
 
         pass_rate: mean over all completions of the batch.
         """
+        # In the order of the groups, not of their arrival: the stream's history decides what it draws next.
         for group in groups:
             self.stream.record(group[0].prompt_id, sum(rollout.correct for rollout in group), len(group))
             del self.admitted[group[0].group]
         self.next_group += self.batch_prompts
+        # The version advances even if the step was skipped: published names and the window depend on it.
         self.step += 1
         self._check_plateau(pass_rate)
         if self.is_generation_policy:
@@ -127,6 +129,7 @@ class TrainingState:
         optimizer, batch = self.config.optimizer, self.config.batch
         self.pass_rates = [*self.pass_rates, pass_rate][-2 * optimizer.plateau_window_steps :]
         if on_plateau(self.pass_rates, optimizer.plateau_window_steps):
+            # What was measured with the old learning rate and batch says nothing about the new ones.
             self.pass_rates = []
             self.learning_rate_factor *= optimizer.plateau_learning_rate_factor
             self.grown_batch_prompts = min(
@@ -138,6 +141,7 @@ class TrainingState:
         # A batch only grows together with its window, or a rollout phase of ppo_off_policy would run out of
         # groups.
         self.batch_prompts = self.grown_batch_prompts
+        # The window only moves on: groups once admitted keep their prompts, for some may be in the spool.
         begin = self.next_group + len(self.admitted)
         end = admit_until(self.config.off_policy, self.step, self.next_group, self.batch_prompts)
         self.admitted.update(enumerate(self.stream.draw(end - begin), begin))
