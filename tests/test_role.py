@@ -9,6 +9,7 @@ import pytest
 from scalerl.data.problem import Problem
 from scalerl.role import start_verifier
 from scalerl.settings import build_config
+from scalerl.tasks.reasoning_gym import make_reference
 from scalerl.tasks.task import Verdict
 
 MATH = Problem(prompt_id="a", prompt="1+1?", answer="2", source="test")
@@ -38,6 +39,15 @@ def test_sigterm_ends_a_role_with_status_0(loop_started, last_words):
     assert process.returncode == 0
 
 
+PUZZLE = Problem(
+    prompt_id="c",
+    prompt="1 + 1 =",
+    answer=make_reference("chain_sum", {}, {"question": "1 + 1 =", "answer": "2", "metadata": {}}),
+    task="reasoning_gym",
+    source="test",
+)
+
+
 def config(**changes):
     values = {"budget.max_steps": 1, "length.think_end": "</think>", "generator.code_timeout_s": 1}
     return build_config(values | {f"generator.{key}": value for key, value in changes.items()})
@@ -49,6 +59,13 @@ def test_both_tasks_by_the_limits_of_the_config(bubblewrap):
         with start_verifier(config(code_memory_mb=memory_mb), [MATH, CODE]) as pool:
             assert pool.submit("5</think>2", MATH.answer, MATH.task).result(20).correct
             assert pool.submit(hungry, CODE.answer, CODE.task).result(60) == verdict
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_puzzles_beside_math():
+    with start_verifier(config(), [MATH, PUZZLE]) as pool:
+        assert pool.submit("5</think>3", MATH.answer, MATH.task).result(20) == Verdict(False, "different")
+        assert pool.submit("</think><answer>+2.0</answer>", PUZZLE.answer, PUZZLE.task).result(20).correct
 
 
 def test_math_needs_no_sandbox_and_code_is_refused_without(monkeypatch, tmp_path):

@@ -26,6 +26,16 @@ def test_code_needs_its_sandbox_before_anything_starts(bubblewrap, tmp_path, mon
         check_machine(on_code, on_cpu=False)
 
 
+def test_puzzles_need_their_package_before_anything_starts(tmp_path, monkeypatch):
+    puzzle = make_task_problem("1+1?", "{}", task="reasoning_gym", source="test")
+    write_problems(tmp_path / "puzzles.parquet", [MATH, puzzle])
+    config = load_config([], [f"data.{name}={tmp_path}/puzzles.parquet" for name in ("train", "heldout")])
+    check_machine(config, on_cpu=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package reasoning-gym: run `make setup`"):
+        check_machine(config, on_cpu=False)
+
+
 def test_the_doctor_looks_for_the_sandbox(bubblewrap, tmp_path, monkeypatch):
     assert check_sandbox().level == "ok"
     monkeypatch.setenv("PATH", str(tmp_path))
