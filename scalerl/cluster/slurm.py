@@ -124,7 +124,7 @@ def accounted(job_ids: Iterable[str]) -> list[AccountedJob]:
 
 
 def parse_time(text: str) -> float | None:
-    """Return a time that Slurm wrote, as a number or as 2026-11-21T10:00:00, as unix time; None for Unknown."""
+    """Return the unix time of what Slurm wrote, a number or 2026-11-21T10:00:00; None for Unknown."""
     if text.isdigit():
         return float(text)
     try:

@@ -89,21 +89,14 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
     def step(
         name: str, arguments: list[str], where: Sequence[_Room], tasks: int, devices: int
     ) -> RoleProcess:
-        names = ",".join(room.node.name for room in where)
-        # ranks wait for a dead one in a collective; a step of one task has nobody to end, and its srun shall
-        # not try
-        together = int(tasks * len(where) > 1)
-        prefix = ["--exact", f"--kill-on-bad-exit={together}", "--input=none", f"--nodelist={names}"]
-        prefix += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
-        prefix += ["--label"] if together else []
-        prefix += [f"--het-group={where[0].node.het_group}"] if len(het_groups) > 1 else []
-        for room in where:
-            room.free -= devices
+        options = _take(where, tasks, devices)
+        if len(het_groups) > 1:
+            options.append(f"--het-group={where[0].node.het_group}")
         return StepProcess(
             name=name,
             arguments=arguments,
             num_devices=devices * len(where),
-            prefix=[*prefix, *site.srun, *site.container],
+            prefix=[*options, *site.srun, *site.container],
         )
 
     def engine(role: str, index: int) -> RoleProcess:
@@ -123,6 +116,20 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
     return Layout(
         trainers=[trainer], generators=generators, evaluators=evaluators, trainer_address=where[0].node.name
     )
+
+
+def _take(where: Sequence[_Room], tasks: int, devices: int) -> list[str]:
+    """Take `devices` devices of each room, and return srun's options of a step with `tasks` tasks in each."""
+    names = ",".join(room.node.name for room in where)
+    # Ranks wait for a dead one in a collective. A step of one task has nobody to end, and its srun shall not
+    # try.
+    together = int(tasks * len(where) > 1)
+    options = ["--exact", f"--kill-on-bad-exit={together}", "--input=none", f"--nodelist={names}"]
+    options += [f"--nodes={len(where)}", f"--ntasks={tasks * len(where)}", *where[0].flags(tasks, devices)]
+    options += ["--label"] if together else []
+    for room in where:
+        room.free -= devices
+    return options
 
 
 def _even_split(num_ranks: int, rooms: Sequence[_Room]) -> list[_Room]:

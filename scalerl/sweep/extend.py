@@ -134,7 +134,7 @@ def plan_extension(
 
 
 def _with_budget(config: RunConfig, to: float, sweep_max_gpu_hours: float | None) -> RunConfig:
-    """Return the config with a budget of `to` GPU-hours and of no steps, and a new one of the sweep if given."""
+    """Return the config with a budget of `to` GPU-hours instead of steps, and with a new one of the sweep."""
     budget = {"max_gpu_hours": to, "max_steps": None}
     if sweep_max_gpu_hours is not None:
         budget["sweep_max_gpu_hours"] = sweep_max_gpu_hours
