@@ -109,9 +109,8 @@ def cluster() -> Iterator[Cluster]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pytest.fail(
-                f"another test session uses the cluster under {root}: set SCALERL_SLURM_ROOT and SCALERL_SLURM_PORT"
-            )
+            advice = "set SCALERL_SLURM_ROOT and SCALERL_SLURM_PORT"
+            pytest.fail(f"another test session uses the cluster under {root}: {advice}")
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "SRUN_"))]:
             patch.delenv(name)
         patch.setenv("SLURM_CONF", str(root / "etc" / "slurm.conf"))

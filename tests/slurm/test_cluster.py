@@ -24,7 +24,8 @@ def test_a_job_gets_its_gpus_and_is_accounted(cluster, tmp_path):
 
 
 def test_steps_of_one_job_run_side_by_side_on_their_own_gpus(cluster, tmp_path):
-    step = "srun --exact -N1 -n1 --gpus-per-node=2 --mem=100 sh -c 'echo $CUDA_VISIBLE_DEVICES > {0}; until [ -e {1} ]; do sleep .1; done'"
+    step = "srun --exact -N1 -n1 --gpus-per-node=2 --mem=100 sh -c "
+    step += "'echo $CUDA_VISIBLE_DEVICES > {0}; until [ -e {1} ]; do sleep .1; done'"
     script = (
         " & ".join(step.format(tmp_path / one, tmp_path / other) for one, other in ("ab", "ba")) + " & wait"
     )
@@ -59,7 +60,8 @@ def test_the_last_task_of_an_array_sees_and_kills_only_its_own(cluster, tmp_path
     """Slurm gives it the array's own id as SLURM_JOB_ID."""
     repo, mark, output = Path(__file__).parents[2], tmp_path / "go", tmp_path / "out"
     (tmp_path / "last_task.py").write_text(LAST_TASK)
-    last = f"until [ -e {mark} ]; do sleep .1; done; cd {repo}; {sys.executable} {tmp_path}/last_task.py > {output}; touch {output}.done"
+    last = f"until [ -e {mark} ]; do sleep .1; done; cd {repo}; "
+    last += f"{sys.executable} {tmp_path}/last_task.py > {output}; touch {output}.done"
     step = "srun --exact -n1 --mem=100 --job-name=role.1 sleep 100"
     script = f"{step} & if [ $SLURM_ARRAY_TASK_ID = 2 ]; then export PYTHONPATH={repo}; {last}; fi; wait"
     job = cluster.submit(script, "--array=0-2", "-N1", "--gpus-per-node=fake:1", "--mem=1000")

@@ -21,6 +21,8 @@ ONE_NODE = ("--nodes=1", "--gpus-per-node=3", "--cpus-per-task=3", "--mem=8000")
 ONE_EACH = ("trainer.num_ranks=1", "generator.num=1")
 STEPS = 80
 """More than the attempts that are cut short can do; each step takes some tenths of a second."""
+LAST_STEPS = 12
+"""Steps of an attempt that has nothing more to prove than that it goes on; an evaluation is due among them."""
 START_S = 150.0
 """Five processes import their engines on two cores."""
 
@@ -154,10 +156,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     budget = run.status()["gpu_hours"]["total"] + 2 * to_first_step + 6 * 20 / 3600
     slurm.requeue(job_id)
     run.wait_for(lambda: cluster.state(job_id) == "PENDING", "the requeue")
-    set_budget(
-        run.paths, budget
-    )  # what `scalerl extend` does, but downwards; a job started again keeps to the saved config
-
+    set_budget(run.paths, max_gpu_hours=budget)
     run.wait_for(lambda: run.attempt() == 3, "attempt 3")
     run.wait_for(lambda: run.status()["state"] == "finished", "the budget to be used up", 3 * START_S)
     run.wait_for_end()
@@ -179,14 +178,10 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
     assert abs(compared.ledger_gpu_hours / compared.accounted_gpu_hours - 1) < 0.05
 
 
-def set_budget(paths: RunPaths, max_gpu_hours: float) -> None:
+def set_budget(paths: RunPaths, **limits: float) -> None:
+    """Change the budget as `scalerl extend` does, but downwards; a job started again keeps to the saved config."""
     config = read_config(paths)
-    save_config(
-        paths,
-        config.model_copy(
-            update={"budget": config.budget.model_copy(update={"max_gpu_hours": max_gpu_hours})}
-        ),
-    )
+    save_config(paths, config.model_copy(update={"budget": config.budget.model_copy(update=limits)}))
 
 
 def check_that_a_dead_generator_is_restarted_alone(run: SlurmRun) -> None:
@@ -205,14 +200,21 @@ def check_that_a_dead_generator_is_restarted_alone(run: SlurmRun) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_preemption_with_and_without_grace(make_run, cluster):
-    run = make_run(*ONE_EACH, f"budget.max_steps={STEPS}")
+def test_preemption_with_and_without_grace(make_run, cluster, tmp_path):
+    run = make_run(*ONE_EACH, "budget.max_steps=100000")
     for attempt, partition in ((1, "grace"), (2, "low")):
+        mark = tmp_path / f"end-of-urgent-{attempt}"
         run.submit(f"--partition={partition}", *ONE_NODE, "--time=10")
         run.wait_for_progress(attempt)
         before = run.step()
-        urgent = cluster.submit("sleep 1", "--partition=high", "--nodes=4", "--exclusive")
-        cluster.wait_state(urgent, "COMPLETED", deadline_s=60)
+        wait = f"until [ -e {mark} ]; do sleep .1; done"
+        urgent = cluster.submit(wait, "--partition=high", "--nodes=4", "--exclusive")
+        cluster.wait_state(urgent, "RUNNING", deadline_s=60)
+        if partition == "low":
+            last_step = run.step() + LAST_STEPS
+            set_budget(run.paths, max_steps=last_step)
+        mark.touch()
+        cluster.wait_state(urgent, "COMPLETED")
         run.wait_for(
             lambda: cluster.state(run.job_id) in ("PENDING", "RUNNING"),
             "the preempted job to be queued again",
@@ -227,7 +229,7 @@ def test_preemption_with_and_without_grace(make_run, cluster):
     run.wait_for_end(300)
     assert run.attempt() == 3
     run.check_rows()
-    assert run.step() == STEPS
+    assert run.step() == last_step
 
 
 @pytest.mark.timeout(900)
@@ -247,9 +249,8 @@ def test_a_dead_node_then_a_split_brain(make_run, cluster):
     cut_off = run.node()
     assert cut_off != dead
     old = run.processes()
-    for (
-        process
-    ) in old:  # hung, as behind a network that is gone: nothing tells them that Slurm gave up their node
+    # hung, as behind a network that is gone: nothing tells them that Slurm gave up their node
+    for process in old:
         process.suspend()
     cluster.crash_daemon(cut_off)
     run.wait_for_progress(attempt=3)

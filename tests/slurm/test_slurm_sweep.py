@@ -1,5 +1,8 @@
-"""`make sweep` on a real Slurm with the real engines: a launcher that dies, a run that fails, and the same
-command again."""
+"""A sweep on a real Slurm with the real engines, by the commands a user would type.
+
+Its launcher dies, one of its runs fails, the same command goes on; then the best recipe is extended, and what
+was predicted of it is scored.
+"""
 
 import os
 import subprocess
@@ -8,21 +11,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
+from scalerl.cli import main
 from scalerl.cluster import slurm
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.run_folder import read_status
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, sweep_states
 from scalerl.sweep.submissions import read_submissions
 
 REPO = Path(__file__).parents[2]
-NAMES = [f"loss_type-{loss}-seed0" for loss in ("cispo", "dapo", "grpo", "gspo")]
-STEPS = 5
+NAMES = [f"advantage_norm-{norm}-seed0" for norm in ("batch", "prompt", "none")]
+STEPS = 8
+"""With one evaluation each: enough for a fit."""
 DEVICES = 3
-"""The GPUs of a run's job: a trainer rank, a generator and an evaluator."""
+"""GPUs of a run's job: a trainer rank, a generator and an evaluator."""
+MORE_GPU_HOURS = DEVICES * 36 / 3600
+"""36 s for an extension, beside the time that the engines take to start on this machine."""
 SMALL = [
     f"budget.max_steps={STEPS}",
     "batch.prompts=8",
@@ -54,7 +63,7 @@ main(sys.argv[1:])
 
 
 class Sweep:
-    """`make sweep` of loss_type into one folder."""
+    """`make sweep` of advantage_norm into one folder."""
 
     def __init__(self, inputs: Path, folder: Path) -> None:
         self.dir = folder
@@ -75,7 +84,7 @@ class Sweep:
             "-c",
             LAUNCHER_THAT_DIES,
             "sweep",
-            "sweeps/loss_type.toml",
+            "sweeps/advantage_norm.toml",
             "--cluster=slurm",
             "--throttle=2",
         ]
@@ -86,7 +95,7 @@ class Sweep:
         """The last line of `make sweep`, with this Python instead of .venv's."""
         command = ["make", "-o", "setup", "sweep", f"PYTHON_BIN={sys.executable}", f"DIR={self.dir}"]
         command += [
-            "AXIS=loss_type",
+            "AXIS=advantage_norm",
             "CLUSTER=slurm",
             "THROTTLE=2",
             f"ARGS={' '.join(self.overrides)}",
@@ -140,8 +149,11 @@ class Sweep:
 
 
 def check_against_sacct(folder: Path, num_starts: int) -> None:
-    """Check that the run's ledger holds its own job's GPUs and no sibling's: sacct counts whole seconds, from
-    start to end."""
+    """Check that the run's ledger holds its own job's GPUs and no sibling's.
+
+    sacct counts whole seconds, from start to end, and a job ends a moment after the ledger's last word: three
+    seconds a start of all its GPUs.
+    """
     compared = reconcile(RunPaths(folder))
     assert compared is not None and compared.num_starts == num_starts
     slack_gpu_hours = 3 * num_starts * DEVICES / 3600
@@ -151,7 +163,7 @@ def check_against_sacct(folder: Path, num_starts: int) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_path):
+def test_a_sweep_survives_its_launcher_and_a_failed_run_and_is_extended(cluster, inputs, tmp_path, capsys):
     sweep = Sweep(inputs, tmp_path / "sweep")
     sweep.launch_and_die()
     (record,) = read_submissions(sweep.dir)
@@ -162,24 +174,12 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
     assert record.runs == NAMES
 
     failing = NAMES[1]
-    # The generator waits for the first policy, then starts its engine for seconds: it dies before the first
-    # of the few steps.
-    sweep.wait_for(
-        RunPaths(sweep.dir / failing).latest_policy.exists, f"the first policy of {failing}", deadline_s=240
-    )
-    sweep.kill_generator(failing)
-    assert sweep.wait_for_end() == 2
-    ended = sweep.states()
-    assert {name: state.state for name, state in ended.items()} == dict.fromkeys(NAMES, "finished") | {
-        failing: "failed"
-    }
-    assert "generator-0 died" in ended[failing].reason
-    accounted = {f"{record.job_id}_{task}": "FAILED" if task == 1 else "COMPLETED" for task in range(4)}
+    fail_one_run(sweep, failing)
+    accounted = {f"{record.job_id}_{task}": "FAILED" if task == 1 else "COMPLETED" for task in range(3)}
     cluster.wait_for(
         lambda: {job.job_id: job.state for job in slurm.accounted(accounted)} == accounted,
         "sacct to know the ends",
     )
-
     begin_s = time.monotonic()
     assert sweep.make() == "nothing to submit; --retry submits the 1 that failed or were stopped"
     assert sweep.make("SEEDS=2", "DRY_RUN=1").split()[0] == "disk"
@@ -194,9 +194,60 @@ def test_a_sweep_survives_its_launcher_and_a_failed_run(cluster, inputs, tmp_pat
         assert [row.step for row in rows.steps] == list(range(1, STEPS + 1))
         assert sorted(row.step for row in rows.evaluations) == list(range(STEPS + 1))
         check_against_sacct(sweep.dir / name, num_starts=2 if name == failing else 1)
+    extend_the_best(sweep, failing, capsys)
 
-    fit = subprocess.run(
-        [sys.executable, "tools/fit_all.py", sweep.dir], cwd=REPO, env=sweep.environment, timeout=120
-    )
-    assert fit.returncode == 0
-    assert (sweep.dir / "fits").is_dir()
+
+def fail_one_run(sweep: Sweep, failing: str) -> None:
+    """Kill the generator of one run and see the others to their end, two at a time."""
+    # The generator waits for the first policy, then starts its engine for seconds: it dies before the first
+    # of the few steps.
+    policy = RunPaths(sweep.dir / failing).latest_policy
+    sweep.wait_for(policy.exists, f"the first policy of {failing}", deadline_s=240)
+    sweep.kill_generator(failing)
+    assert sweep.wait_for_end() == 2
+    ended = sweep.states()
+    states = {name: state.state for name, state in ended.items()}
+    assert states == dict.fromkeys(NAMES, "finished") | {failing: "failed"}
+    assert "generator-0 died" in ended[failing].reason
+
+
+def extend_the_best(sweep: Sweep, failed_once: str, capsys) -> None:
+    """Let the best recipe go on: it is predicted, continues from its checkpoint, and is scored."""
+    used = {name: state.used_gpu_hours for name, state in sweep.states().items()}
+    target = 2 * max(used.values()) + MORE_GPU_HOURS
+    extend = ["extend", str(sweep.dir), "--top", "1", "--to", str(target), "--cluster", "slurm"]
+    assert main(extend) == 0
+    (predicted,) = sweep.dir.glob("*/prediction.json")
+    prediction, paths = predicted.read_bytes(), RunPaths(predicted.parent)
+    before = read_status(paths)
+    assert main(extend) == 2, "it is on its way"
+    assert "is left alone: it is" in capsys.readouterr().err
+
+    sweep.wait_for_end()
+    last = read_status(paths)
+    assert sweep.state(paths.root.name) == "finished" and "max_gpu_hours" in last.reason, sweep.report()
+    assert last.attempt == before.attempt + 1 and last.job_id != before.job_id
+    log = (paths.logs / f"{last.attempt:04d}" / "trainer.log").read_text()
+    assert f"continuing from the checkpoint of step {STEPS}" in log
+    assert [row.step for row in read_rows(paths.metrics).steps] == list(range(1, last.step + 1))
+    assert last.step > STEPS
+    # it stops early by what the evaluations that it owes are expected to cost, or late by what they and the end
+    # of the step did; test_slurm_run.py has a budget that no evaluation blurs
+    evaluations = [row for row in read_rows(paths.metrics).evaluations if row.attempt == last.attempt]
+    owed_s = len(evaluations) * max(row.evaluation_s for row in evaluations)
+    assert abs(last.gpu_hours.total - target) < 0.1 * target + owed_s * DEVICES / 3600
+
+    fit = [sys.executable, "tools/fit_all.py", sweep.dir]
+    assert subprocess.run(fit, cwd=REPO, env=sweep.environment, timeout=120).returncode == 0
+    assert predicted.read_bytes() == prediction
+    (score,) = pd.read_csv(sweep.dir / "fits" / "scores.csv").to_dict("records")
+    assert score["compute"] == target
+    assert score["hit"] == (score["lo90"] <= score["observed"] <= score["hi90"])
+    assert score["foretold_at"] < used[paths.root.name] < target
+    assert "Predictions scored" in (sweep.dir / "fits" / "report.html").read_text()
+
+    check_against_sacct(paths.root, num_starts=3 if paths.root.name == failed_once else 2)
+    capsys.readouterr()
+    assert main(["status", str(paths.root)]) == 0
+    details = capsys.readouterr().out
+    assert str(reconcile(paths)) in details and "max_gpu_hours" in details
