@@ -9,11 +9,17 @@ import pytest
 from scalerl.cli import main
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
+SLURM = SWEEPS.parent / "slurm"
+
+
+LOGIN_NODE = ("cli", "sweep.launcher", "sweep.status", "sweep.extend", "cluster.doctor", "launch.supervisor")
+LOGIN_NODE += ("fits.command", "curve.fit", "verify.pool", "data.prepare")
 
 
 def test_a_login_node_needs_no_engine():
-    modules = "scalerl.sweep, scalerl.launch.supervisor, scalerl.curve, scalerl.fits, scalerl.cli, scalerl.verify, scalerl.data"
-    program = f"import sys, {modules}; print(sorted({{'torch', 'vllm', 'deepspeed', 'transformers'}} & set(sys.modules)))"
+    modules = ", ".join(f"scalerl.{name}" for name in LOGIN_NODE)
+    engines = {"torch", "vllm", "deepspeed", "transformers"}
+    program = f"import sys, {modules}; print(sorted({engines} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.stdout.strip() == "[]", result.stderr
 
@@ -38,8 +44,8 @@ def test_a_login_node_needs_no_engine():
             "there is no scale dem; did you mean demo? `make sweep AXIS=loss_type SCALE=demo`; ",
         ),
         (
-            ["sweep", str(SWEEPS / "loss_type.toml"), "--site", str(SWEEPS.parent / "slurm" / "sit.toml")],
-            f"there is no site file {SWEEPS.parent}/slurm/sit.toml; did you mean {SWEEPS.parent}/slurm/site.toml",
+            ["sweep", str(SWEEPS / "loss_type.toml"), "--site", str(SLURM / "sit.toml")],
+            f"there is no site file {SLURM}/sit.toml; did you mean {SLURM}/site.toml",
         ),
         (
             ["status", str(SWEEPS.parent / "tols")],

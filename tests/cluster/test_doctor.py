@@ -16,8 +16,8 @@ from scalerl.cluster.site import SiteConfig
 from scalerl.cluster.slurm_checks import gpu_kinds, parse_minutes
 
 PARTITION = (
-    "PartitionName=batch AllowAccounts=ALL Default=YES GraceTime=120 MaxTime=1-00:00:00 Nodes=n[1-3] PreemptMode=REQUEUE "
-    "State=UP TotalNodes=3"
+    "PartitionName=batch AllowAccounts=ALL Default=YES GraceTime=120 MaxTime=1-00:00:00 Nodes=n[1-3] "
+    "PreemptMode=REQUEUE State=UP TotalNodes=3"
 )
 NODE = (
     "NodeName={} CPUTot=64 Gres=gpu:h100:8(S:0-1),nvme:1 RealMemory=1031000 State=IDLE Partitions=batch,debug"

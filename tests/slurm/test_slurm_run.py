@@ -22,7 +22,7 @@ ONE_EACH = ("trainer.num_ranks=1", "generator.num=1")
 STEPS = 80
 """More than the attempts that are cut short can do; each step takes some tenths of a second."""
 LAST_STEPS = 12
-"""Steps of an attempt that has nothing more to prove than that it goes on; an evaluation is due among them."""
+"""Steps of an attempt that is only to prove that the run goes on; an evaluation is due among them."""
 START_S = 150.0
 """Five processes import their engines on two cores."""
 
@@ -179,7 +179,7 @@ def test_the_100k_script_goes_through_time_limit_and_requeue_to_its_budget(make_
 
 
 def set_budget(paths: RunPaths, **limits: float) -> None:
-    """Change the budget as `scalerl extend` does, but downwards; a job started again keeps to the saved config."""
+    """Change the budget as `scalerl extend` does, but downwards; a job started again keeps to this."""
     config = read_config(paths)
     save_config(paths, config.model_copy(update={"budget": config.budget.model_copy(update=limits)}))
 

@@ -92,9 +92,8 @@ def sacct(settings: dict) -> None:
 
 
 def scontrol(settings: dict) -> None:
-    print(
-        f"Configuration data as of now\nMaxArraySize            = {settings['max_array_size']}\nMinJobAge = 300 sec"
-    )
+    print("Configuration data as of now")
+    print(f"MaxArraySize            = {settings['max_array_size']}\nMinJobAge = 300 sec")
 
 
 with (FOLDER / "calls").open("a") as calls:

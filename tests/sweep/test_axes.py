@@ -26,8 +26,9 @@ from scalerl.trainer.batch import check_trainable
 from scalerl.trainer.state import TrainingState
 
 AXES = sorted(path.stem for path in SWEEPS.glob("*.toml") if path.stem != "base")
-NAMES = """advantage_norm batch_size cispo_eps_max context_length curriculum dapo_eps generations_per_prompt gspo_scale length_control
-lm_head_precision loo loss_aggregation loss_type max_off_policy model off_policy recipe seed study tasks zero_variance"""
+NAMES = """advantage_norm batch_size cispo_eps_max context_length curriculum dapo_eps generations_per_prompt
+gspo_scale length_control lm_head_precision loo loss_aggregation loss_type max_off_policy model off_policy
+recipe seed study tasks zero_variance"""
 SCALES = sorted(path.stem for path in (SWEEPS / "scale").glob("*.toml"))
 
 

@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -140,33 +142,46 @@ def test_retry_of_one_run_is_a_plain_job_and_keeps_a_raised_budget(sweep, fake_s
     assert (written["budget"]["max_steps"], written["launch"]["max_restarts"]) == (16_000, 9)
 
 
-def launch_and_die(tmp_path, launch_inputs, when: str) -> None:
-    """A launcher that loses its life `when` writing a record: the first is written before sbatch, the second
-    after it."""
-    program = f"""
-import os, sys
-import scalerl.sweep.submission as submission
-write = submission.write_submission
-def die(sweep_dir, record):
-    if {when}:
-        os._exit(9)
-    write(sweep_dir, record)
-submission.write_submission = die
-from scalerl.cli import main
-main(sys.argv[1:])
-"""
-    arguments = [sys.executable, "-c", program, *command(tmp_path), *launch_inputs]
-    assert (
-        subprocess.run(arguments, timeout=60, capture_output=True, env=os.environ | ENVIRONMENT).returncode
-        == 9
-    )
+def fork(command: Callable[[], int]) -> int:
+    """Start a command in a process of its own, without the start of a Python; return its id."""
+    process = os.fork()
+    if process == 0:
+        try:
+            os._exit(command())
+        finally:
+            os._exit(99)
+    return process
+
+
+def wait_for(process: int) -> int:
+    """Return the exit code of a forked process."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def launch_and_die(tmp_path, launch_inputs, *, after_sbatch: bool) -> None:
+    """Start a launcher that loses its life after sbatch has answered, or between its record and sbatch."""
+
+    def launch() -> int:
+        write = submission_module.write_submission
+
+        def write_and_die(sweep_dir, record):
+            if after_sbatch and record.job_id:
+                os._exit(9)
+            write(sweep_dir, record)
+            if not after_sbatch:
+                os._exit(9)
+
+        submission_module.write_submission = write_and_die
+        return main([*command(tmp_path), *launch_inputs])
+
+    assert wait_for(fork(launch)) == 9
 
 
 @pytest.mark.parametrize("known_to", ["squeue", "squeue, ended", "sacct"])
 def test_a_launcher_that_died_after_sbatch_is_taken_over(
     sweep, fake_slurm, launch_inputs, tmp_path, known_to
 ):
-    launch_and_die(tmp_path, launch_inputs, "record.job_id")
+    launch_and_die(tmp_path, launch_inputs, after_sbatch=True)
     assert len(fake_slurm.scripts()) == 1
     assert read_submissions(tmp_path / "sweep")[0].job_id is None
     assert set(states(tmp_path).values()) == {"pending"}
@@ -183,7 +198,7 @@ def test_a_launcher_that_died_after_sbatch_is_taken_over(
 def test_a_launcher_that_died_before_sbatch_leaves_everything_to_the_next(
     sweep, fake_slurm, launch_inputs, tmp_path
 ):
-    launch_and_die(tmp_path, launch_inputs, "record.job_id is None and (write(sweep_dir, record) or True)")
+    launch_and_die(tmp_path, launch_inputs, after_sbatch=False)
     fake_slurm.set(accounting=False)
     (dead,) = read_submissions(tmp_path / "sweep")
     assert set(states(tmp_path).values()) == {"planned"}
@@ -196,14 +211,19 @@ def test_a_launcher_that_died_before_sbatch_leaves_everything_to_the_next(
 
 
 def test_two_launches_at_once_submit_every_run_once(sweep, fake_slurm, launch_inputs, tmp_path):
-    fake_slurm.set(sbatch_s=1.0)
-    program = [sys.executable, "-m", "scalerl", *command(tmp_path), "--seeds", "2", *launch_inputs]
-    both = [
-        subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
-        for _ in range(2)
-    ]
-    outputs = sorted(process.communicate(timeout=60)[0].splitlines()[-1] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
+    fake_slurm.set(sbatch_s=0.5)
+
+    def launch(output: Path) -> Callable[[], int]:
+        def call() -> int:
+            with output.open("w") as file, redirect_stdout(file):
+                return main([*command(tmp_path), "--seeds", "2", *launch_inputs])
+
+        return call
+
+    files = [tmp_path / "first.out", tmp_path / "second.out"]
+    processes = [fork(launch(file)) for file in files]
+    assert [wait_for(process) for process in processes] == [0, 0]
+    outputs = sorted(file.read_text().splitlines()[-1] for file in files)
     assert len(fake_slurm.jobs) == 8
     assert re.match("(another launcher|nothing to submit)", outputs[0])
     assert outputs[1].startswith("submitted 8 runs")
