@@ -238,6 +238,8 @@ def check_run_folder(paths: RunPaths, config: RunConfig) -> None:
     Raises:
         ValueError: the folder belongs to another run, or holds something else.
     """
+    # listed before the config is looked for: another launcher may be writing it, under a temporary name first
+    names = [file.name for file in paths.root.iterdir()] if paths.root.exists() else []
     if paths.config.exists():
         saved = read_config(paths)
         if saved.signature() != config.signature():
@@ -247,7 +249,7 @@ def check_run_folder(paths: RunPaths, config: RunConfig) -> None:
                 f"{config.signature()}): {changes}. Choose another --dir, or set these back; only "
                 f"{', '.join(NOT_IDENTITY)} may change in a run"
             )
-    elif paths.root.exists() and any(paths.root.iterdir()):
+    elif not all(name.startswith(f".{paths.config.name}.") for name in names):
         raise ValueError(f"{paths.root} exists, is not empty and is not a run folder; choose another --dir")
 
 

@@ -18,7 +18,7 @@ from scalerl.cli import main
 from scalerl.cluster.doctor import probe_command
 from scalerl.cluster.site import JobShape, SlurmSite, load_site
 from scalerl.cluster.slurm_checks import check_submission
-from scalerl.files import read_json, write_json
+from scalerl.files import read_json, temporary_name, write_json
 from scalerl.paths import SweepPaths
 from scalerl.sweep.job import find_run
 from scalerl.sweep.states import sweep_states
@@ -227,6 +227,15 @@ def test_two_launches_at_once_submit_every_run_once(sweep, fake_slurm, launch_in
     assert len(fake_slurm.jobs) == 8
     assert re.match("(another launcher|nothing to submit)", outputs[0])
     assert outputs[1].startswith("submitted 8 runs")
+
+
+def test_a_folder_whose_config_is_just_being_written_belongs_to_nobody_else(sweep, fake_slurm, tmp_path):
+    """Another launcher is at it, or died there."""
+    run_dir = tmp_path / "sweep" / NAMES[0]
+    run_dir.mkdir(parents=True)
+    temporary_name(run_dir / "config.json").touch()
+    assert sweep() == 0
+    assert read_submissions(tmp_path / "sweep")[0].runs == NAMES[::2]
 
 
 @pytest.mark.parametrize(
