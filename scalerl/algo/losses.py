@@ -87,6 +87,7 @@ def gspo(
     config: "AlgoConfig",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of dapo with one ratio for all tokens of a completion, exp(mean_t log rho_t)."""
+    # All loss tokens of a completion lie in the same micro-batch, so its mean is whole here.
     log_ratios = logprobs - generator_logprobs
     num_sequences = int(sequence_ids.max()) + 1
     sums = log_ratios.new_zeros(num_sequences).index_add(0, sequence_ids, log_ratios)

@@ -14,6 +14,7 @@ def reward(correct: bool, num_tokens: int, *, penalty: tuple[int, int] | None) -
 
     penalty: (L_max, L_cache) of the length penalty on correct completions, in tokens, or None for no penalty.
     """
+    # A wrong answer is not penalised for its length: however long, a correct one is worth more.
     if not correct:
         return -1.0
     return 1.0 if penalty is None else 1.0 + length_penalty(num_tokens, *penalty)

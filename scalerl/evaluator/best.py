@@ -15,6 +15,7 @@ def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> b
 
     evaluation: content of evaluations/<step>.json; it goes to best/evaluation.json.
     """
+    # Left by an evaluator that was killed between the lines below.
     for leftover in paths.root.glob(f".{paths.best.name}.*"):
         shutil.rmtree(leftover)
     current = paths.best_evaluation

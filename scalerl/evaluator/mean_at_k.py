@@ -108,8 +108,7 @@ def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
     standard_error is that of the mean of the prompts' pass rates, over prompts; None for a single prompt.
     pass_rate_<task>, num_prompts_<task> come for each task.
     """
-    # Over prompts, not over completions: those of one prompt share its difficulty, so they are not
-    # independent.
+    # Over prompts, not over completions: those of one prompt share its difficulty and are not independent.
     rates = [tally.pass_rate for tally in tallies]
     num_samples = sum(tally.num_samples for tally in tallies)
     summary = {

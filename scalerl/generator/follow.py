@@ -24,6 +24,7 @@ class PolicyFollower:
         self._latest = first
         self._error: BaseException | None = None
         self._stopped = threading.Event()
+        # A daemon: a thread in a hung file system must not keep a generator from ending.
         self._thread = threading.Thread(target=self._run, name="policy-follower", daemon=True)
         self._thread.start()
 

@@ -65,6 +65,7 @@ class Spool:
             match = _SHARD_NAME.fullmatch(name)
             if match and int(match[1]) // BUCKET_GROUPS == bucket:
                 groups.append(int(match[1]))
+            # A name with a dot in front is a shard that its generator is still writing.
             elif not name.startswith("."):
                 self.quarantine(folder / name, f"{name} is not the name of a shard of bucket {bucket}")
         return groups

@@ -22,6 +22,7 @@ from scalerl.spool.evaluations import pending_evaluations
 
 def hash_weights(folder: Path) -> str:
     """Return the SHA-256 over names and bytes of the safetensors files of a folder, in name order."""
+    # The names count: the same bytes in other files are another model. 16 MiB are read at a time.
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode())
@@ -91,6 +92,7 @@ def link_folder(source: Path, target: Path) -> None:
             os.link(path, target / path.name)
         except FileNotFoundError:
             raise
+        # This file system has no hard links, or the target is on another one.
         except OSError:
             shutil.copy2(path, target / path.name)
 

@@ -32,6 +32,7 @@ def restore_buffers(model: nn.Module, plain: dict[str, Tensor]) -> None:
         ValueError: a buffer that the checkpoint holds has lost its dtype, or the model has others than a
             plain load.
     """
+    # Other names would mean that the two loads built two models; a missing buffer must not pass as equal.
     names = {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     if names != plain.keys():
         raise ValueError(

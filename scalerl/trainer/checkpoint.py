@@ -66,11 +66,8 @@ def save_checkpoint(
     """
     step = training_state["step"]
     temporary = paths.checkpoints / f".{step:08d}.{attempt}.tmp"
-    # A trainer that was killed here may have left a folder of this name.
     if engine.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "model").mkdir(parents=True)
-        fsync_folder(paths.checkpoints)
+        _make_empty(temporary)
     engine.barrier()
     rank_file = _rank_file(temporary, engine.rank)
     save_file(engine.local_state() | {RNG_KEY: torch.get_rng_state()}, rank_file)
@@ -84,6 +81,13 @@ def save_checkpoint(
         check_attempt(paths, attempt)
         publish_folder(temporary, _folder(paths, step))
     engine.barrier()
+
+
+def _make_empty(folder: Path) -> None:
+    """Make the folder that the files of a checkpoint go to; a trainer killed here may have left one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "model").mkdir(parents=True)
+    fsync_folder(folder.parent)
 
 
 def _content(
@@ -124,10 +128,7 @@ def find_checkpoint(paths: RunPaths) -> int | None:
         reason = damage(_folder(paths, step))
         if reason is None:
             return step
-        aside = paths.checkpoints / f"damaged-{step:08d}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(_folder(paths, step), aside)
-        print(f"checkpoint {step} is damaged ({reason}): moved to {aside}, trying the one before", flush=True)
+        _move_aside(paths, step, reason)
     damaged = sorted(folder.name for folder in paths.checkpoints.glob("damaged-*"))
     if damaged:
         raise ValueError(
@@ -137,8 +138,17 @@ def find_checkpoint(paths: RunPaths) -> int | None:
     return None
 
 
+def _move_aside(paths: RunPaths, step: int, reason: str) -> None:
+    """Keep a damaged checkpoint for a repair, under a name that no trainer takes for a checkpoint."""
+    aside = paths.checkpoints / f"damaged-{step:08d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(_folder(paths, step), aside)
+    print(f"checkpoint {step} is damaged ({reason}): moved to {aside}, trying the one before", flush=True)
+
+
 def damage(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint folder; None if it is whole."""
+    # Sizes and headers, not hashes: to read all of a large checkpoint would take as long as to load it.
     try:
         content = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:

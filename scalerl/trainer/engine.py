@@ -54,6 +54,7 @@ def init_distributed(timeout_s: float) -> dist.ProcessGroup:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=timeout_s)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", timeout=timeout)
+    # A group of its own for objects and sums on CPU: nccl would take them through the device.
     return dist.new_group(backend="gloo", timeout=timeout)
 
 
@@ -259,6 +260,7 @@ def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
     )
     del partitioning
     if config.trainer.activation_checkpointing:
+        # Reentrant checkpointing passes gradients on only where an input requires one.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         model.enable_input_require_grads()
     return model

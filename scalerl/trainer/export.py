@@ -26,6 +26,7 @@ def export_model(model: Any, folder: Path | None) -> None:
         name = (
             f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         )
+        # Read-only, so modifier_rank is None: nothing is sent back to the ranks when the block ends.
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in shard], modifier_rank=None):
             if folder is not None:
                 tensors = _published_tensors(model, shard)

@@ -19,9 +19,10 @@ from scalerl.metrics.rows import StepRow, post_row
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal
 from scalerl.run_folder import TrainerEnd, read_config, write_end
+from scalerl.spool.schema import Group
 from scalerl.spool.shards import Spool
 from scalerl.tasks.registry import TASKS
-from scalerl.trainer.batch import BatchReader, Group
+from scalerl.trainer.batch import BatchReader
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
 from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
 from scalerl.trainer.objective import batch_statistics, training_sequences
@@ -177,6 +178,7 @@ class Trainer:
         A token trained counts 6 N FLOPs, forward and backward, a token generated 2 N; N are the parameters
         that compute one token.
         """
+        # Forced tokens count as generated, for the model computes them, too; so do groups that leave the batch.
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
         self.state.tokens += num_trained
         self.state.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
@@ -235,6 +237,7 @@ class Trainer:
 
 def _as_row(statistics: StepStatistics | None) -> dict[str, Any]:
     """Return the fields of a step row; None where nothing was trained or the number is not finite."""
+    # JSON has no NaN: a number that is not finite becomes null, and step_applied says why.
     values = asdict(statistics) if statistics else dict.fromkeys(StepStatistics.__dataclass_fields__)
     row = {
         name: value if value is not None and math.isfinite(value) else None for name, value in values.items()

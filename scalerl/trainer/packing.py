@@ -75,6 +75,7 @@ def pack_rows(sequences: Sequence[TrainingSequence], row_length: int) -> list[Ro
 
     First-fit-decreasing: the longest sequence first, each into the first row with room for it.
     """
+    # Sorting is stable, and every rank has the sequences in the same order, so every rank gets the same rows.
     rows: list[Row] = []
     free: list[int] = []
     for sequence in sorted(sequences, key=lambda sequence: sequence.num_inputs, reverse=True):

@@ -112,6 +112,7 @@ class Publisher:
         check_attempt(self._paths, self._attempt)
         if self._published[0] == step:
             return
+        # The export gathers parameters from all ranks, so all take part in it; rank 0 alone has a folder.
         name, sha256 = "", ""
         if self._engine.rank == 0:
             name, sha256 = publish_weights(self._paths, step, self.write_model)
