@@ -114,12 +114,11 @@ def _eval_rows(path: Path, axis: str, task: str | None) -> list[dict[str, Any]]:
     for i, record in enumerate(read_rows(path), start=1):
         if not isinstance(record, EvalRow):
             continue
-        row = record.to_json()
+        # what a row of an older version does not say is no column
+        row = {name: value for name, value in record.to_json().items() if value is not None}
         row |= {name: row.get(column) for name, column in _columns_of(task, row, f"{path}: row {i}").items()}
         column = next((name for name in AXES[axis] if name in row), AXES[axis][0])
-        optional = [
-            name for name in ("num_prompts", "samples_per_prompt", "epoch") if row.get(name) is not None
-        ]
+        optional = [name for name in ("num_prompts", "samples_per_prompt", "epoch") if name in row]
         for name in ("step", "pass_rate", column, *optional):
             value = row.get(name)
             if not _is_finite(value):

@@ -3,6 +3,7 @@
 import pytest
 
 from scalerl.files import write_json
+from scalerl.fits.inputs import read_folder, read_input
 from scalerl.metrics import ledger, loggers, rows
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.metrics.loggers import TrainingLog
@@ -267,3 +268,23 @@ def test_the_training_log_is_written_at_intervals_and_at_the_end(paths, monkeypa
     assert len(training_log(paths)) == 4
     log.close()
     assert len(training_log(paths)) == 5
+
+
+def test_the_training_log_is_fitted_like_the_run_itself(paths):
+    log = TrainingLog(paths)
+    rows = [EvalRow(step=0, pass_rate=0.2, gpu_hours=0.0)]
+    for step in range(1, 61):
+        rows.append(StepRow(step=step, gpu_hours=0.5 * step, reward=0.1, loss=-0.1))
+        if step % 10 == 0:
+            rows.append(EvalRow(step=step, pass_rate=0.2 + 0.01 * step, gpu_hours=0.5 * step + 0.125))
+    paths.metrics.write_text(format_rows(rows))
+    for row in rows:
+        log.log(row)
+    log.close()
+    run = read_folder(paths.root)
+    (logged,), unreadable = read_input(paths.training_log)
+    assert not unreadable and logged.r0 == run.r0 == 0.2
+    assert (
+        logged.compute.tolist() == run.compute.tolist() == [0.5 * step + 0.125 for step in range(10, 61, 10)]
+    )
+    assert logged.pass_rate.tolist() == run.pass_rate.tolist()
