@@ -1,14 +1,11 @@
-"""The typed configuration of a run, with one signature. settings.py reads it from files.
+"""What is trained, on what, and how: the model, the data, and every choice of the ScaleRL paper (arXiv
+2510.13786, sections 2-3), with ScaleRL itself as the default."""
 
-Every recipe choice of the ScaleRL paper (arXiv 2510.13786, sections 2-3) is one switch here, with ScaleRL
-itself as the default.
-"""
-
-import hashlib
-import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from scalerl.config.section import Section
 
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
@@ -17,23 +14,6 @@ CODE_INSTRUCTION = (
     "Where the problem gives no starter code, it is a program that reads from standard input "
     "and writes to standard output."
 )
-
-NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
-"""Sections and settings that may change while a run goes on."""
-
-
-AlarmKind = Literal[
-    "truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "pass_rate", "not_finite"
-]
-"""Signs of trouble that scalerl/alarms.py watches for."""
-
-
-class Section(BaseModel):
-    """A frozen group of settings; keys it does not know are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
-    )
 
 
 class ModelConfig(Section):
@@ -216,161 +196,3 @@ class OptimizerConfig(Section):
     before."""
     plateau_learning_rate_factor: float = Field(1.0, gt=0, le=1)
     """Adaptive learning rate: multiplied by this at every plateau. 1: constant."""
-
-
-class GeneratorConfig(Section):
-    """Section generator: the sampling engines and the graders; the evaluators sample and grade alike."""
-
-    num: int = Field(56, ge=1)
-    """Generator processes, each its own vLLM engine on disjoint prompt groups; with eight evaluators they
-    fill 64 GPUs."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """Devices an engine spans."""
-    max_num_seqs: int = Field(256, ge=1)
-    """Completions an engine runs at once."""
-    kv_cache_gb: float = Field(0.0, ge=0)
-    """KV cache an engine; 0: vLLM decides from the free device memory (GPU only, a CPU needs a number)."""
-    verifier_workers: int = Field(2, ge=1)
-    verify_timeout_s: float = Field(0.5, gt=0)
-    """CPU time a math answer may take to grade."""
-    code_timeout_s: int = Field(6, ge=1)
-    """CPU time a program may take on one unit test; wall time: four times that and 10 s to start."""
-    code_memory_mb: int = Field(1024, ge=64)
-    """Address space of a program, MiB."""
-    allow_weak_sandbox: bool = False
-    """Grade programs where bubblewrap does not work: they can then read and write every file that this user
-    can."""
-
-
-class TrainerConfig(Section):
-    """Section trainer: its ranks and their memory."""
-
-    num_ranks: int = Field(16, ge=1)
-    micro_batch_tokens: int = Field(32_768, ge=1)
-    """Token budget of one micro-batch, padding included; the longest possible sequence must fit."""
-    logprob_chunk_tokens: int = Field(2_048, ge=1)
-    """Tokens whose logits exist at once, in forward and backward."""
-    activation_checkpointing: bool = True
-
-
-class EvaluationConfig(Section):
-    """Section evaluation: how often held-out prompts are sampled, and by how many."""
-
-    num: int = Field(8, ge=1)
-    """Evaluator processes, each its own vLLM engine; they share the prompts of every evaluation."""
-    every_steps: int = Field(100, ge=1)
-    num_prompts: int = Field(1000, ge=1)
-    """Held-out prompts, the first of the held-out file (all, if it has fewer)."""
-    samples_per_prompt: int = Field(16, ge=1)
-    early_stop_evaluations: int = Field(0, ge=0)
-    """End the run after this many evaluations without a new best pass rate. 0: never."""
-
-
-class BudgetConfig(Section):
-    """Section budget: when the run ends. It may be raised later."""
-
-    max_steps: int | None = Field(None, ge=0)
-    max_gpu_hours: float | None = Field(None, gt=0)
-    """Generators, trainer and evaluators together, over all restarts; of a Slurm job, all its GPUs from its
-    start to its end."""
-    sweep_max_gpu_hours: float | None = Field(None, gt=0)
-    """GPU-hours of all runs in the folder that holds the run's folder, together."""
-
-    @model_validator(mode="after")
-    def _bounded(self) -> "BudgetConfig":
-        if self.max_steps is None and self.max_gpu_hours is None:
-            raise ValueError("a run needs an end: set budget.max_steps or budget.max_gpu_hours")
-        return self
-
-
-class CheckpointConfig(Section):
-    """Section checkpoint: when the trainer saves, and what stays."""
-
-    every_steps: int = Field(50, ge=1)
-    keep: int = Field(2, ge=1)
-    """Newest checkpoints that stay; rollouts are kept as long as the oldest of them needs."""
-
-
-class LaunchConfig(Section):
-    """Section launch: restarts and deadlines."""
-
-    max_restarts: int = Field(3, ge=0)
-    """How often each role may die and be started again within one attempt before the run ends."""
-    stop_deadline_s: float = Field(1800, gt=0)
-    """Time the trainer has to end its step and checkpoint when the run stops; a step of long completions
-    takes many minutes."""
-    evaluation_deadline_s: float = Field(14_400, gt=0)
-    """Time the evaluators have, after the last step, for the evaluations still due."""
-    wait_for_weights_s: float = Field(1800, gt=0)
-    """How long a generator or evaluator waits for the first policy before it gives up."""
-    wait_for_rollouts_s: float = Field(7200, gt=0)
-    """How long the trainer waits for the groups of one batch before it gives up."""
-    distributed_timeout_s: float = Field(1800, gt=0)
-    """Deadline of every collective between trainer ranks."""
-    stop_on_alarm: list[AlarmKind] = []
-    """End the run when one of these alarms is raised; levels and advice: scalerl/alarms.py."""
-
-
-class LoggingConfig(Section):
-    """Section logging: where metric rows go beside metrics.jsonl."""
-
-    tensorboard: bool = True
-    wandb_project: str = ""
-    """Weights & Biases project; empty: off (it needs the network and `pip install wandb`)."""
-
-
-class RunConfig(Section):
-    """All settings of a run. All but NOT_IDENTITY identify it: see `signature`."""
-
-    seed: int = Field(0, ge=0)
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    length: LengthConfig = LengthConfig()
-    algo: AlgoConfig = AlgoConfig()
-    off_policy: OffPolicyConfig = OffPolicyConfig()
-    batch: BatchConfig = BatchConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    budget: BudgetConfig = BudgetConfig(max_gpu_hours=4000)
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    launch: LaunchConfig = LaunchConfig()
-    logging: LoggingConfig = LoggingConfig()
-
-    @model_validator(mode="after")
-    def _sequences_fit(self) -> "RunConfig":
-        if self.length.max_tokens > self.trainer.micro_batch_tokens:
-            raise ValueError(
-                f"trainer.micro_batch_tokens ({self.trainer.micro_batch_tokens}) is below the longest "
-                f"sequence (length: {self.length.max_tokens} tokens); raise it or shorten length.*"
-            )
-        return self
-
-    @property
-    def num_devices(self) -> int:
-        """Return the devices (GPUs, or CPU processes) of a run: trainer ranks, generators and evaluators."""
-        num_engines = self.generator.num + self.evaluation.num
-        return self.trainer.num_ranks + num_engines * self.generator.tensor_parallel_size
-
-    @property
-    def device_demand(self) -> str:
-        """Name the settings that `num_devices` follows from, with their values, for an error."""
-        return (
-            f"trainer.num_ranks={self.trainer.num_ranks}, generator.num={self.generator.num} and "
-            f"evaluation.num={self.evaluation.num} "
-            f"(generator.tensor_parallel_size={self.generator.tensor_parallel_size})"
-        )
-
-    def signature(self) -> str:
-        """Return 12 hex digits that identify the run.
-
-        They are equal for configs that train the same policy on the same devices.
-
-        A raised budget, more evaluators, other deadlines or loggers leave it unchanged, so that an extension
-        continues the same run.
-        """
-        identity = self.model_dump(mode="json")
-        for section, _, key in (name.partition(".") for name in NOT_IDENTITY):
-            del (identity[section] if key else identity)[key or section]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
