@@ -93,6 +93,7 @@ def build_model(
 
 def draw_batch(generator: np.random.Generator, num_examples: int) -> list[tuple[str, str]]:
     """Return (prompt, noisy solution) of chains of 1 to 6 steps, the shortest first."""
+    # Sorted by length, so that the pieces of a batch hold little padding.
     examples = []
     for num_steps in generator.integers(1, TRAINING_STEPS + 1, size=num_examples):
         prompt = draw_prompt(generator, int(num_steps))
@@ -175,6 +176,7 @@ def train_base_model(
         raise ValueError(
             f"steps={steps}: a base model needs at least 1 step of training, 600 for a useful one"
         )
+    # The weights depend on `seed` alone, whatever the caller has drawn from torch before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(

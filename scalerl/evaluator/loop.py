@@ -36,6 +36,8 @@ def run_evaluator(run_dir: Path, *, index: int, attempt: int) -> None:
     role = SamplingRole(run_dir, index=index, attempt=attempt)
     config, paths = role.config, role.paths
     parts = Parts(paths, index=index, num=config.evaluation.num, attempt=attempt)
+    # The engine starts with the weights of the first request, so that it need not reload at once. Until there
+    # is one, evaluator 0 answers what an earlier attempt has sampled and not finished.
     while (request := parts.next_request()) is None:
         finish_oldest(parts)
         time.sleep(POLL_S)

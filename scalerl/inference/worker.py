@@ -41,6 +41,7 @@ class PolicyWorker:
 
     def served_policy(self) -> str:
         """Return the name of the folder whose weights this worker computes with."""
+        # Until the first reload it is the model that vLLM was started with.
         return getattr(self, "_loaded_policy", Path(self.model_config.model).name)
 
     def _forget_expert_kernels(self) -> None:

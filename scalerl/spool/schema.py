@@ -63,9 +63,7 @@ class Rollout:
     correct: Bool
     """Judgement of the verifier."""
     verdict: String
-    """Reason of that judgement (`scalerl.tasks.task.Verdict`), such as "equal", "timeout" or
-    "wrong_output".
-    """
+    """Reason of that judgement (`scalerl.tasks.task.Verdict`): "equal", "timeout", "wrong_output", ..."""
     finish_reason: String
     """Why sampling ended: "stop" at an end-of-sequence token, "length" at the token limit."""
     truncated: Bool
@@ -100,6 +98,7 @@ def check_group(rollouts: Group, group: int) -> None:
     """
     if not rollouts:
         raise ShardError(f"group {group} has no completions")
+    # The file name says which group this is; rows that say otherwise are of another file, mixed up with it.
     for index, rollout in enumerate(rollouts):
         where = f"group {group}, completion {index}"
         if (rollout.group, rollout.completion) != (group, index):
@@ -148,6 +147,7 @@ def _read_table(path: Path) -> pa.Table:
         raise
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise ShardError(f"not a readable Parquet file: {error}") from None
+    # First the version, then the columns: a shard of other code is refused with the reason that helps.
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ShardError(f"rollout schema {version}, this code reads {SCHEMA_VERSION}")

@@ -123,6 +123,7 @@ class BatchReader:
         """Collect groups on rank 0 for a turn."""
         turn_s = time.monotonic() + TURN_S
         while True:
+            # Asked first: a run that is to stop takes no further step, even if its batch is there.
             if self._stopped():
                 return "stop", ""
             self._collect(state, found)

@@ -178,7 +178,7 @@ class Trainer:
         A token trained counts 6 N FLOPs, forward and backward, a token generated 2 N; N are the parameters
         that compute one token.
         """
-        # Forced tokens count as generated, for the model computes them, too; so do groups that leave the batch.
+        # Forced tokens count as generated, for the model computes them, too; so do groups without a loss.
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
         self.state.tokens += num_trained
         self.state.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)

@@ -100,6 +100,7 @@ class TrainingState:
     def learning_rate(self) -> float:
         """Return that of the next step: linear warm-up, then constant, times the factor of the plateaus."""
         optimizer = self.config.optimizer
+        # Counted from 1: a warm-up from 0 would waste the first step.
         warm_up = min(1.0, (self.step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
         return optimizer.learning_rate * warm_up * self.learning_rate_factor
 
