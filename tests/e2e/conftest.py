@@ -1,5 +1,4 @@
-"""Tiny base models (tied and untied head, mixture of experts) and one arithmetic data set for all end-to-end
-tests."""
+"""Runs in processes of their own, on tiny base models and one arithmetic data set that they share."""
 
 import os
 import signal
@@ -25,29 +24,20 @@ class Run:
 
     def __init__(self, inputs: Path, folder: Path, *overrides: str, model: str = "tied") -> None:
         self.paths = RunPaths(folder)
-        fixed = [f"model.path={inputs / model}", f"data.train={inputs / 'data' / 'train.parquet'}"]
-        fixed += [
+        fixed = [
+            f"model.path={inputs / model}",
+            f"data.train={inputs / 'data' / 'train.parquet'}",
             f"data.heldout={inputs / 'data' / 'heldout.parquet'}",
             "batch.prompts=8",
             "batch.generations_per_prompt=8",
-        ]
-        fixed += [
+            "evaluation.every_steps=2",
             "evaluation.num_prompts=16",
             "evaluation.samples_per_prompt=2",
             "generator.kv_cache_gb=0.25",
+            "generator.max_num_seqs=128",
         ]
-        fixed += ["evaluation.every_steps=2", "generator.max_num_seqs=128"]
-        self.command = [
-            sys.executable,
-            "-m",
-            "scalerl",
-            "run",
-            str(DEMO),
-            "--dir",
-            str(folder),
-            *fixed,
-            *overrides,
-        ]
+        command = [sys.executable, "-m", "scalerl", "run", str(DEMO), "--dir", str(folder)]
+        self.command = [*command, *fixed, *overrides]
         self.process: subprocess.Popen | None = None
 
     def start(self) -> "Run":
