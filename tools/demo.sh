@@ -17,7 +17,7 @@ cat <<END
 
 data          $data/train.parquet, $data/heldout.parquet (report: $data/report.json)
 base model    $data/base
-run folder    $run (metrics.jsonl, logs/latest/, weights/, best/)
+run folder    $run (metrics.jsonl, training_log.csv, logs/latest/, weights/, best/)
 fit           $run/fit.json
 plot          $run/curve.png
 END
