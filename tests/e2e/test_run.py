@@ -92,7 +92,7 @@ def test_parity_on_policy_while_the_weights_change(make_run):
     first, second = run.steps[0::2], run.steps[1::2]
     assert {row.off_policyness_max for row in first} == {0}
     assert {row.off_policyness_max for row in second} == {1}
-    assert sum(row.step_applied for row in first) >= 4
+    assert sum(row.step_applied for row in first) >= 3
     assert max(row.log_ratio_max or 0.0 for row in first) <= 1e-4
     assert max(row.log_ratio_max or 0.0 for row in second) > 1e-3
 
