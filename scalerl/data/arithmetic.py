@@ -65,6 +65,7 @@ def generate(count: int, *, seed: int, min_steps: int = 1, max_steps: int = MAX_
             f"cannot generate {count} different chains of {min_steps}..{max_steps} steps: there are "
             f"{num_possible}; ask for at least 1 and at most that, or raise the number of steps"
         )
+    # Draw and drop repetitions, instead of enumerating: there are 10^18 chains of twelve steps.
     problems: dict[str, Problem] = {}
     for prompt in _draw_prompts(seed, min_steps, max_steps):
         if prompt not in problems:

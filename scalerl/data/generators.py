@@ -64,6 +64,7 @@ def parse_arguments(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: a part after the first is not key=value, or a key is there twice.
     """
+    # A data set has no "=", so a first part that has one is an argument already: arithmetic:max_steps=4.
     parts = [part.strip() for part in BETWEEN_ARGUMENTS.split(text)]
     dataset = "" if "=" in parts[0] else parts.pop(0)
     if "," in dataset:

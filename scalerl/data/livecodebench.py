@@ -63,6 +63,7 @@ class _TextUnpickler(pickle.Unpickler):
 
 
 def _unpack(packed: str) -> str:
+    # Unpacked up to a limit: a few bytes of a hostile file could otherwise become gigabytes.
     try:
         unpacker = zlib.decompressobj()
         pickled = unpacker.decompress(base64.b64decode(packed, validate=True), MAX_TEXT_BYTES)

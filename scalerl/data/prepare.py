@@ -96,6 +96,7 @@ def prepare(
         for row in read_problem_file(path):
             report.rows += 1
             reason, message = _why_dropped(row.problem, kept, count_tokens, max_prompt_tokens)
+            # A duplicate or a long prompt is a valid row: --strict is about rows that nobody could read.
             if isinstance(row.problem, BadRow) and strict:
                 raise ValueError(
                     f"{row.location}: {message}; correct the row, or leave out --strict to drop it"
@@ -132,6 +133,7 @@ def is_heldout(prompt_id: str, heldout_fraction: float) -> bool:
 
     A larger fraction holds out the same prompts and more.
     """
+    # The id is 64 bits of a hash, so uniform in 0..2^64: below the threshold with the wanted probability.
     return int(prompt_id, 16) < heldout_fraction * 2**64
 
 
@@ -156,6 +158,7 @@ def _why_dropped(
     """Return the reason to drop a row, and a message; both are empty for a problem to keep."""
     if isinstance(problem, BadRow):
         return problem.reason, str(problem)
+    # Also across inputs: one file's training prompt must not be another's under a second answer.
     if (earlier := kept.get(problem.prompt_id)) is not None:
         if earlier.answer == problem.answer:
             return "duplicate", f"the prompt of an earlier row of {earlier.source}"
@@ -190,6 +193,7 @@ def _write(
     heldout_fraction: float,
     max_prompt_tokens: int | None,
 ) -> PrepareReport:
+    # By id: in which order rows were read does not decide in which order a run visits them.
     problems = sorted(problems, key=lambda problem: problem.prompt_id)
     heldout = [problem for problem in problems if is_heldout(problem.prompt_id, heldout_fraction)]
     train = [problem for problem in problems if not is_heldout(problem.prompt_id, heldout_fraction)]

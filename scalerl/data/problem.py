@@ -79,6 +79,7 @@ def normalise(text: str) -> str:
     No blanks stay at line ends, at most one after a word, no empty lines at either end. The indentation of a
     line stays: it may be program text.
     """
+    # NFC first: an accent typed as a character of its own must not make another prompt.
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub(r"(?<=\S)[^\S\n]+", " ", text)
     return "\n".join(line.rstrip() for line in text.split("\n")).strip()
@@ -111,6 +112,7 @@ def load_problems(path: Path) -> list[Problem]:
         raise ValueError(f"{path} is not a readable Parquet file ({error}); {way_out}") from None
     try:
         table = _with_schema(table)
+        # Here, where the file can be named: later, an unknown task would end some process of the run.
         for task in table["task"].unique().to_pylist():
             find_task(task)
     except ValueError as error:
@@ -139,6 +141,8 @@ def _with_schema(table: pa.Table) -> pa.Table:
 
 
 def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    # A dictionary stores every text once: what it is a dictionary of decides. A column without any value has
+    # the type null, whatever it was before.
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string(field.type):
         same = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

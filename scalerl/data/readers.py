@@ -122,6 +122,7 @@ def parse_record(record: Any, *, source: str) -> Problem:
         raise record
     if not isinstance(record, dict):
         raise BadRow("malformed", f"a JSON {type(record).__name__} where an object is wanted")
+    # Code first: its rows may have an answer, too, such as a reference solution.
     if "public_test_cases" in record:
         record = unpack_record(record)
     elif record.get("ability") == Code.name and isinstance(record.get("reward_model"), dict):
@@ -160,6 +161,7 @@ def _parse_code(record: dict[str, Any], *, source: str) -> Problem:
 def _check_texts(prompt: Any, *others: str) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadRow("no_prompt", f"its prompt is {short(prompt)}, where a text is wanted")
+    # JSON can write these ("\\ud800"); neither Parquet nor a tokenizer takes them.
     if any("\ud800" <= character <= "\udfff" for text in (prompt, *others) for character in text):
         raise BadRow("malformed", "its text holds half a surrogate pair, where valid Unicode is wanted")
 
@@ -180,9 +182,11 @@ def parse_answers(value: Any) -> list[str]:
 def _answer_text(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value
+    # To Python, True is the integer 1: as an answer it is a mistake of whoever wrote the file.
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
+        # Parquet turns integers into floats where another row lacks its answer: 27.0 was 27.
         return str(int(value)) if value.is_integer() else repr(value)
     raise BadRow("no_answer", f"its answer is {short(value)}, where a text or a finite number is wanted")
 

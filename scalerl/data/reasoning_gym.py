@@ -37,6 +37,7 @@ def generate(
     if count < 1 or seed < 0:
         raise ValueError(f"cannot generate {count} problems from seed {seed}: give at least 1, and 0 or more")
     order = {"dataset": dataset, "arguments": arguments, "count": count, "seed": seed}
+    # The hash seed is read when Python starts, so it takes a process.
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "scalerl.data.reasoning_gym"],
         input=json.dumps(order).encode(),
@@ -111,6 +112,7 @@ def draw(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> d
     for entries in _rounds(dataset, arguments, max(count, ROUND), seed):
         before = len(references)
         for entry in entries:
+            # Not normalised: in boards and drawings blanks have a meaning.
             question = entry["question"].strip()
             if question in references:
                 dropped["duplicate"] += 1
@@ -148,6 +150,7 @@ def _checked_reference(dataset: str, arguments: dict[str, Any], entry: dict[str,
     except TypeError:
         return None
     kept = unpack(json.loads(reference)["entry"])
+    # None: the package gives no answer where many are right, and scores by the metadata alone.
     if kept["answer"] is None:
         return reference
     scorer = find_scorer(dataset, json.dumps(arguments, sort_keys=True))

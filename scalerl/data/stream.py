@@ -110,6 +110,7 @@ class PromptStream:
         Raises:
             ValueError: that stream had other prompts or another seed.
         """
+        # Counts are kept by position: with other prompts they would be history of the wrong ones.
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
                 "the saved prompt stream has other prompts, or another order or seed, than these "
@@ -134,6 +135,7 @@ class PromptStream:
     def _start_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         self._position = 0
+        # Seeded by the epoch, not drawn on: any epoch can be restored without those before it.
         self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompt_ids))
 
     def _fingerprint(self) -> str:
@@ -171,6 +173,7 @@ class MixedStream:
             # Turn n is code where the number of code prompts that are due, floor(fraction * n), goes up.
             due, next_due = (math.floor(turn * self._code_fraction) for turn in (self._turn, self._turn + 1))
             is_code = next_due - due
+            # A stream that is empty gives its turn away, which counts all the same: the ratio stays as it is.
             found = self._streams[is_code].draw(1) or self._streams[1 - is_code].draw(1)
             if not found:
                 break

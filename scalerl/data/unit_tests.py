@@ -40,6 +40,7 @@ def parse_tests(value: Any) -> str:
         tests = _from_columns(tests)
     if not isinstance(tests, list) or not tests or not all(isinstance(test, dict) for test in tests):
         raise BadRow("bad_tests", f"its tests are {short(value)}, where one or more are wanted: {WANTED}")
+    # Sorted and without NaN, so that equal tests are equal texts: they are compared to find duplicates.
     try:
         kept = json.dumps([_parse_test(test) for test in tests], sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -75,6 +76,7 @@ def _parse_test(test: dict[str, Any]) -> dict[str, Any]:
         accepted = [_from_json(output, "output") if isinstance(output, str) else output]
     elif isinstance(given, list):
         arguments, accepted = given, [output]
+        # [5] may mean 5 or a list of one: a site's own grader knows, its files do not say.
         if isinstance(output, list) and len(output) == 1:
             accepted.append(output[0])
     else:

@@ -49,6 +49,7 @@ def compare_texts(answer: Answer, reference: str) -> Verdict | None:
     forms = reference.split("\n")
     if answer.text in forms:
         return EQUAL
+    # All of them: where one form needs algebra, a difference from the others decides nothing.
     if all(PLAIN_INTEGER.fullmatch(text) for text in [answer.text, *forms]):
         return EQUAL if int(answer.text) in map(int, forms) else DIFFERENT
     return None
@@ -57,6 +58,7 @@ def compare_texts(answer: Answer, reference: str) -> Verdict | None:
 def _last_boxed(text: str) -> str | None:
     """Return the content of the last \\boxed{...}; None if there is none, or its brace is not closed within
     MAX_ANSWER_CHARACTERS."""
+    # Only the last box, and only so far: a response may hold millions of braces.
     begin = text.rfind(BOXED)
     if begin < 0:
         return None

@@ -66,6 +66,7 @@ class ReasoningGym(Task):
 
     def read(self, text: str) -> str | None:
         """Return what stands between the last <answer> and </answer>, else what `find_answer` finds."""
+        # From the end, not by a pattern: one that has to match the first tag takes quadratic time.
         end = text.rfind(CLOSE_TAG)
         begin = text.rfind(OPEN_TAG, 0, end) if end >= 0 else -1
         if begin < 0:
@@ -94,6 +95,7 @@ class ReasoningGym(Task):
 
         Less is credit for a part of the answer or for its form (.01 for a mere attempt), not for a right one.
         """
+        # Without the guard the answer could run as a program: rather no verdict than that.
         assert _GUARD.installed, "answers are graded after warm_up"
         scorer, entry = _read_reference(reference)
         _GUARD.grading = True
@@ -133,6 +135,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, list):
         return [pack(item) for item in value]
     if isinstance(value, dict):
+        # A dict that happens to have a marker as its key goes the long way, too.
         if all(isinstance(key, str) and key not in (TUPLE, ITEMS) for key in value):
             return {key: pack(item) for key, item in value.items()}
         return {ITEMS: [[pack(key), pack(item)] for key, item in value.items()]}
