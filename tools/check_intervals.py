@@ -110,9 +110,8 @@ def main() -> None:
     print(f"{result.num_runs} runs, {arguments.points} points in {start:.0f}-{end:.0f}: ", end="")
     print(f"{result.num_identified} identified")
     if result.num_identified:
-        print(
-            f"A inside its 90 % interval in {result.share:.3f} of them, normal scores spread by {result.spread:.2f}"
-        )
+        print(f"A inside its 90 % interval in {result.share:.3f} of them; ", end="")
+        print(f"its normal scores have a spread of {result.spread:.2f}")
 
 
 if __name__ == "__main__":

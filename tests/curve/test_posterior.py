@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal, norm
 
 from scalerl.curve.estimators import ESTIMATORS
 from scalerl.curve.estimators.draws import Draws
-from scalerl.curve.estimators.grid import integrate_all
+from scalerl.curve.estimators.grid import integrate_all, log_prior
 from scalerl.curve.estimators.posterior import MAX_POINTS, fit_posterior
 from scalerl.curve.estimators.prior import PUBLISHED
 from scalerl.curve.fit import fit_curve
@@ -51,6 +51,30 @@ def test_closed_form_equals_brute_force_over_r0_and_a():
         assert part.a_mean[cell] == pytest.approx(weight @ a, abs=1e-5)
         assert part.r0_mean[cell] == pytest.approx(weight @ r0, abs=1e-5)
         assert part.a_var[cell] == pytest.approx(weight @ (a - weight @ a) ** 2, rel=0.01)
+        together = weight @ ((a - weight @ a) * (r0 - weight @ r0))
+        assert part.covariance[cell] == pytest.approx(together, rel=0.01)
+
+
+def test_draws_have_the_moments_of_the_cells():
+    """The curve at a point, R0 (1 - s) + A s: a mixture of all cells, weighted by evidence, prior and area."""
+    window, place = replace(simulate(), num_samples=1000.0), 3
+    grids, noises, parts = integrate_all(window, PUBLISHED)
+    log_weights, means, squares = [], [], []
+    for noise, part in zip(noises, parts, strict=True):
+        grid = grids[noise.wander_sd > 0]
+        beforehand = log_prior(grid.cells, window, PUBLISHED) + np.log(grid.step).sum() + noise.log_weight[0]
+        log_weights.append(part.log_evidence + np.tile(beforehand, 2))
+        s = np.tile(grid.fraction[:, place], 2)
+        means.append((1 - s) * part.r0_mean + s * part.a_mean)
+        variance = (1 - s) ** 2 * part.r0_var + 2 * s * (1 - s) * part.covariance + s**2 * part.a_var
+        squares.append(variance + means[-1] ** 2)
+    weight = np.exp(np.array(log_weights) - np.max(log_weights))
+    weight /= weight.sum()
+    mean = np.sum(weight * means)
+    sd = np.sqrt(np.sum(weight * squares) - mean**2)
+    curves = fit_posterior(window, PUBLISHED).parameters.curves(window.compute[[place]])
+    assert curves.mean() == pytest.approx(mean, abs=0.05 * sd)
+    assert curves.std() == pytest.approx(sd, rel=0.05)
 
 
 def test_much_data_forgets_the_prior():
