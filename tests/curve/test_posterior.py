@@ -56,7 +56,7 @@ def test_closed_form_equals_brute_force_over_r0_and_a():
 
 
 def test_draws_have_the_moments_of_the_cells():
-    """The curve at a point, R0 (1 - s) + A s: a mixture of all cells, weighted by evidence, prior and area."""
+    """The curve at a point, R0 (1 - s) + A s: a mixture of all cells, weighted by evidence, prior, area."""
     window, place = replace(simulate(), num_samples=1000.0), 3
     grids, noises, parts = integrate_all(window, PUBLISHED)
     log_weights, means, squares = [], [], []
