@@ -46,6 +46,7 @@ def check_attempt(paths: RunPaths, attempt: int) -> None:
         StaleAttempt: another attempt claimed the folder since this process was started.
     """
     current = current_attempt(paths)
+    # not only a larger number: a folder that was restored from a copy is not this attempt's either
     if current != attempt:
         raise StaleAttempt(
             f"attempt {current} owns {paths.root}; this process belongs to attempt {attempt} and stops"
@@ -84,7 +85,8 @@ def end_when_stale(paths: RunPaths, attempt: int) -> None:
     def watch() -> None:
         while True:
             time.sleep(WATCH_S)
-            with suppress(OSError):  # a shared file system may hiccup; every publish checks for itself
+            # a shared file system may hiccup; every publish checks for itself
+            with suppress(OSError):
                 end_if_stale(paths, attempt)
 
     threading.Thread(target=watch, name="fence", daemon=True).start()

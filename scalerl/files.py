@@ -43,6 +43,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    # a rename is durable only with its folder
     fsync_folder(path.parent)
 
 
@@ -98,6 +99,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
     Raises:
         OSError: `final` exists already; published folders are never replaced.
     """
+    # the rename below may reach the disk before what it names, unless that is there already
     for path in sorted(temporary.rglob("*")):
         if path.is_file():
             fsync_file(path)

@@ -26,6 +26,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        # not sys.exit, which would unwind through an engine that is starting
         if not self.loop_started:
             os._exit(0)
 

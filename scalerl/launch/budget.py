@@ -40,6 +40,7 @@ def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
     """Say whether the run in the folder has ended by itself, for good or because its budget allows no further
     step."""
     status = read_status(paths)
+    # one that was killed before its last evaluation goes on for that alone
     if status is None or status.state != "finished" or pending_evaluations(paths):
         return False
     if status.final or any(alarm.kind in config.launch.stop_on_alarm for alarm in status.alarms):

@@ -139,8 +139,9 @@ class SlurmJob:
             return None
         remaining_s = self._allocation.end_s - self._site.warning_s - time.time()
         if remaining_s <= 0:
+            # an operator may have prolonged it
             with suppress(slurm.SlurmError):
-                self._allocation = slurm.allocation(self.job_id)  # an operator may have prolonged it
+                self._allocation = slurm.allocation(self.job_id)
             remaining_s = (self._allocation.end_s or float("inf")) - self._site.warning_s - time.time()
         return remaining_s
 
@@ -180,6 +181,7 @@ def claim(paths: RunPaths, place: Place) -> int:
     Raises:
         ValueError: another supervisor is alive in the folder.
     """
+    # outside Slurm the user is told at once; a job that comes back must not fail for a heartbeat of its past
     end_s = time.monotonic() + (HEARTBEAT_EXPIRES_S + 10 if place.job_id else 0)
     while True:
         try:

@@ -95,6 +95,7 @@ class RoleProcess:
                 env=self.base_environment() | self.environment,
                 start_new_session=True,
             )
+        # its device time counts from here, the start of the engine included
         self._interval = ledger.open(self.role, devices=self.num_devices)
 
     @property
@@ -151,8 +152,9 @@ class RoleProcess:
 
     def _end(self) -> None:
         assert self._process is not None and self._interval is not None
+        # children it may have left; the group is there as long as one of them is
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # children it may have left
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._interval.end_s = time.time()
         self._process = None

@@ -10,6 +10,8 @@ from scalerl.metrics.rows import Rows, StepRow
 from scalerl.run_folder import Alarm, GpuHours
 
 TERMINAL_EVERY_S = 0.5
+RECENT_STEPS = 21
+"""Newest steps that means and paces are of: 20 intervals."""
 
 
 def format_duration(seconds: float) -> str:
@@ -23,7 +25,7 @@ def eta_s(config: RunConfig, rows: Sequence[StepRow], gpu_hours: float) -> float
     no pace."""
     if len(rows) < 2:
         return None
-    recent = rows[-21:]
+    recent = rows[-RECENT_STEPS:]
     elapsed_s = recent[-1].time_s - recent[0].time_s
     if elapsed_s <= 0:
         return None
@@ -45,21 +47,7 @@ def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequ
         parts[0] += f"/{config.budget.max_steps}"
     parts += [f"ALARM {alarm}" for alarm in alarms]
     if steps:
-        recent = steps[-21:]
-        elapsed_s = recent[-1].time_s - recent[0].time_s
-        tokens_per_s = (
-            ((recent[-1].tokens or 0) - (recent[0].tokens or 0)) / elapsed_s if elapsed_s > 0 else 0.0
-        )
-        mean = {
-            key: sum(getattr(row, key) or 0.0 for row in recent) / len(recent)
-            for key in ("reward", "pass_rate", "off_policyness_mean")
-        }
-        parts += [
-            f"reward {mean['reward']:+.3f}",
-            f"pass {mean['pass_rate']:.3f}",
-            f"{tokens_per_s:,.0f} tokens/s",
-        ]
-        parts += [f"off-policy {mean['off_policyness_mean']:.1f}/{config.off_policy.max_off_policyness}"]
+        parts += _recent_steps(steps[-RECENT_STEPS:], config.off_policy.max_off_policyness)
     if evals:
         parts.append(
             f"held-out {evals[-1].pass_rate:.3f} at step {evals[-1].step} (R0 {evals[0].pass_rate:.3f})"
@@ -70,6 +58,21 @@ def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequ
     remaining_s = eta_s(config, steps, gpu_hours.total)
     parts.append("ETA -" if remaining_s is None else f"ETA {format_duration(remaining_s)}")
     return " | ".join(parts)
+
+
+def _recent_steps(recent: Sequence[StepRow], max_off_policyness: int) -> list[str]:
+    elapsed_s = recent[-1].time_s - recent[0].time_s
+    tokens = (recent[-1].tokens or 0) - (recent[0].tokens or 0)
+    means = {
+        name: sum(getattr(row, name) or 0.0 for row in recent) / len(recent)
+        for name in ("reward", "pass_rate", "off_policyness_mean")
+    }
+    return [
+        f"reward {means['reward']:+.3f}",
+        f"pass {means['pass_rate']:.3f}",
+        f"{tokens / elapsed_s if elapsed_s > 0 else 0.0:,.0f} tokens/s",
+        f"off-policy {means['off_policyness_mean']:.1f}/{max_off_policyness}",
+    ]
 
 
 class Display:

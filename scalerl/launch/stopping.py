@@ -83,6 +83,7 @@ class Stopping:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupts += 1
+        # Slurm may send SIGTERM several times to a job that leaves; only a user's second one is impatience
         if self.interrupts > 1 and not self.requeue:
             raise RunFailed(
                 "interrupted twice: stopped without a last checkpoint; the same command continues from the "
@@ -101,6 +102,7 @@ class Stopping:
         """
         if not self.requeue:
             self._check_time()
+        # asked to leave the job, and Slurm now sends the signal that ends it: is there any time left?
         elif self.interrupts and time.monotonic() > self._job_due_s:  # the checkpoint was not done in time
             self._job_due_s = time.monotonic() + JOB_EVERY_S
             self.check_job()
@@ -118,6 +120,7 @@ class Stopping:
         remaining_s = self._place.remaining_s()
         if remaining_s is not None and remaining_s <= 0:
             return self._leave_job(TIME_LIMIT)
+        # the same signals come from the user and from Slurm, before a preemption or the time limit: ask Slurm
         if self._warned or (self.interrupts and self.reason is None):
             self.check_job()
         if self._warned and not self.requeue:
@@ -139,6 +142,7 @@ class Stopping:
 
     def _leave_job(self, reason: str) -> None:
         self.requeue = True
+        # a trainer that is ending already is not asked again, but the job comes back for the evaluations
         if self.reason is None:
             self._ask(reason)
 

@@ -211,6 +211,7 @@ def read_rows(path: Path) -> Rows:
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
+            # the supervisor was killed while it appended; it still has the row in its inbox
             if number == len(lines):
                 break
             raise ValueError(f"{path}:{number} is not JSON ({error}); remove that line") from None
