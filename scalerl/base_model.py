@@ -22,8 +22,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from scalerl.common.files import publish_folder
 from scalerl.data.arithmetic import ALPHABET, draw_prompt, worked_solution
-from scalerl.files import publish_folder
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 PAD_ID, EOS_ID, UNKNOWN_ID = range(3)

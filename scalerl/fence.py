@@ -14,8 +14,8 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from scalerl.locks import lock
-from scalerl.os_process import started_ticks
+from scalerl.common.locks import lock
+from scalerl.common.os_process import started_ticks
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, read_attempt, read_stop, write_attempt
 

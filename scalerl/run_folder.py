@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from scalerl.common.files import read_json, write_json
+from scalerl.common.json_record import JsonRecord
 from scalerl.config import NOT_IDENTITY, AlarmKind, BudgetConfig, RunConfig
-from scalerl.files import read_json, write_json
-from scalerl.json_record import JsonRecord
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config, differences, flatten
 

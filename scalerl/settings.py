@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scalerl.common.names import hint, nearest
 from scalerl.config import RunConfig
-from scalerl.names import hint, nearest
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,10 @@ from factories import make_manifest, make_request
 from hypothesis import settings
 from left_out import leave_out
 
+from scalerl.common.files import write_json
 from scalerl.config import RunConfig
 from scalerl.data.problem import Problem, write_problems
 from scalerl.fence import claim_attempt
-from scalerl.files import write_json
 from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.paths import RunPaths
 from scalerl.sandbox.sandbox import Limits, Sandbox

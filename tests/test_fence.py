@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scalerl.common.files import read_json, write_json
 from scalerl.fence import (
     StaleAttempt,
     asked_to_stop,
@@ -17,7 +18,6 @@ from scalerl.fence import (
     heartbeat,
     release_attempt,
 )
-from scalerl.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("run_folder")
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import save_config
 from scalerl.settings import load_config

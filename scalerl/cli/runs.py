@@ -54,8 +54,8 @@ def add_role(commands) -> None:
 
 def role(arguments: argparse.Namespace) -> None:
     """Run one role; it ends with its parent, and soon after its attempt."""
+    from scalerl.common.os_process import die_with_parent
     from scalerl.fence import end_if_stale, end_when_stale
-    from scalerl.os_process import die_with_parent
     from scalerl.paths import RunPaths
 
     paths = RunPaths(arguments.dir)

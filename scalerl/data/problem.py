@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scalerl.files import write_atomic
+from scalerl.common.files import write_atomic
 from scalerl.tasks.registry import TASKS, find_task
 
 SCHEMA = pa.schema(

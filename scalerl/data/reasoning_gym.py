@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from scalerl.common.names import suggest
 from scalerl.data.problem import Problem, compute_prompt_id
-from scalerl.names import suggest
 from scalerl.tasks.reasoning_gym import ReasoningGym, find_scorer, make_dataset, make_reference, unpack
 
 ROUND = 100

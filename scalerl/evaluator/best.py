@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scalerl.files import publish_folder, read_json, temporary_name, write_json
+from scalerl.common.files import publish_folder, read_json, temporary_name, write_json
 from scalerl.paths import RunPaths
 from scalerl.spool.weights import link_folder
 

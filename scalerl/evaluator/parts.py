@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scalerl.common.files import read_json, write_json
 from scalerl.evaluator.mean_at_k import PromptTally
 from scalerl.fence import check_attempt
-from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
 

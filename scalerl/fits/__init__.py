@@ -6,7 +6,7 @@ The mathematics is in scalerl.curve, whose README.md follows a number from metri
 from dataclasses import asdict
 from pathlib import Path
 
-from scalerl import files
+from scalerl.common import files
 from scalerl.fits.drawing import draw_run, save
 from scalerl.fits.inputs import read_folder
 from scalerl.fits.predictions import write_prediction

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalerl.common.table import format_table
 from scalerl.curve.estimators import ESTIMATORS
 from scalerl.fits.fit_all import SweepFits, fit_all
 from scalerl.fits.inputs import AXES
 from scalerl.fits.records import Options, advice
 from scalerl.fits.tables import fit_rows
-from scalerl.table import format_table
 
 COLUMNS = ("figure", "run", "seed", "A", "A_lo90", "A_hi90", "B", "C_mid", "rmse", "points", "identified")
 

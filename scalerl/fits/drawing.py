@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scalerl import files
+from scalerl.common import files
 from scalerl.curve.estimators import ESTIMATORS
 from scalerl.fits.records import LABELS, RunRecord
 

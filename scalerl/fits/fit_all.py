@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scalerl import files
 from scalerl.alarms import Alarm, alarms
+from scalerl.common import files
 from scalerl.fits.drawing import draw_run, draw_together, save
 from scalerl.fits.inputs import Unreadable, read_input
 from scalerl.fits.points import RunPoints

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalerl import files
+from scalerl.common import files
 from scalerl.curve.sigmoid import Sigmoid
 from scalerl.fits.records import RunRecord
 from scalerl.paths import RunPaths

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scalerl import files
+from scalerl.common import files
 from scalerl.curve.compare import Pair, Ranked
 from scalerl.fits.drawing import COLOURS
 from scalerl.fits.inputs import Unreadable

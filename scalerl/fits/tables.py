@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scalerl import files
+from scalerl.common import files
 from scalerl.curve.compare import Pair, Ranked, Recipe, pairs, rank
 from scalerl.curve.window import Window
 from scalerl.fits.predictions import Scored

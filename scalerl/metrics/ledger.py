@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from scalerl.files import read_json, write_json
+from scalerl.common.files import read_json, write_json
 from scalerl.metrics.rows import posted_rows, read_rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours

@@ -5,8 +5,8 @@ import time
 from io import StringIO
 from typing import Protocol
 
+from scalerl.common.files import write_text
 from scalerl.config import RunConfig
-from scalerl.files import write_text
 from scalerl.metrics.rows import EvalRow, Row, StepRow, read_rows
 from scalerl.paths import RunPaths
 

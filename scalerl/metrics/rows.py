@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from scalerl.files import read_json, write_json
-from scalerl.json_record import JsonRecord
+from scalerl.common.files import read_json, write_json
+from scalerl.common.json_record import JsonRecord
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours
 

@@ -9,7 +9,7 @@ of an earlier attempt than the newest one seen changes nothing any more.
 
 import os
 
-from scalerl.files import write_text
+from scalerl.common.files import write_text
 from scalerl.metrics.ledger import ComputeLedger
 from scalerl.metrics.rows import (
     EvalRow,

@@ -29,7 +29,7 @@ from marshal import dumps
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from scalerl.os_process import die_with_parent
+from scalerl.common.os_process import die_with_parent
 from scalerl.sandbox.seccomp import build_filter
 
 Status = Literal["done", "timeout", "memory", "crashed"]

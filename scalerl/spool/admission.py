@@ -10,8 +10,8 @@ import time
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 
+from scalerl.common.files import read_json, write_json
 from scalerl.config import OffPolicyConfig
-from scalerl.files import read_json, write_json
 from scalerl.paths import RunPaths
 
 

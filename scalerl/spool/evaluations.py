@@ -9,7 +9,7 @@ evaluations/<step>.request.json          an open request: `EvaluationRequest`
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from scalerl.files import read_json, write_json
+from scalerl.common.files import read_json, write_json
 from scalerl.paths import RunPaths
 
 

@@ -13,7 +13,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from scalerl.files import write_new, write_text
+from scalerl.common.files import write_new, write_text
 from scalerl.spool.schema import Group, Rollout, check_group, read_group, write_group
 
 BUCKET_GROUPS = 256

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scalerl.files import publish_folder, temporary_name
+from scalerl.common.files import publish_folder, temporary_name
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import pending_evaluations
 

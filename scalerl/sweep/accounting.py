@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from scalerl.cluster.slurm import accounted
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.metrics.ledger import Interval
 from scalerl.paths import RunPaths
 

@@ -6,12 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
+from scalerl.common.names import suggest
 from scalerl.config import RunConfig
 from scalerl.curve.compare import rank
 from scalerl.fits.inputs import read_folder, split_name
 from scalerl.fits.records import Options, RunRecord, fit_record
 from scalerl.fits.tables import recipes_of
-from scalerl.names import suggest
 from scalerl.sweep.states import RunState
 
 ACTIVE = ("pending", "running")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalerl.cluster.site import SiteConfig
+from scalerl.common.table import format_table
 from scalerl.config import RunConfig
 from scalerl.fits.predictions import prediction_files, write_prediction
 from scalerl.fits.records import RunRecord
@@ -20,7 +21,6 @@ from scalerl.sweep.states import RunState
 from scalerl.sweep.status import states_below
 from scalerl.sweep.submission import resolve_submissions, submit
 from scalerl.sweep.submissions import Submission, sweep_lock
-from scalerl.table import format_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scalerl.common.table import format_table
 from scalerl.config import RunConfig
 from scalerl.metrics.rows import StepRow, row_from_json
 from scalerl.paths import RunPaths
 from scalerl.run_folder import read_saved_config
-from scalerl.table import format_table
 
 PAPER_GPU_HOURS_PER_STEP = 2.57
 PAPER_PARAMETERS = 8e9

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalerl.common.names import nearest
 from scalerl.config import RunConfig
-from scalerl.names import nearest
 from scalerl.settings import build_config, check_key, flatten, parse_override, read_toml
 
 

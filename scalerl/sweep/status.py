@@ -14,7 +14,8 @@ from typing import Any
 
 from scalerl.alarms import alarms
 from scalerl.cluster.slurm import SlurmError, available
-from scalerl.files import read_json
+from scalerl.common.files import read_json
+from scalerl.common.table import format_table
 from scalerl.launch.status_line import format_duration
 from scalerl.metrics.ledger import ROLES
 from scalerl.metrics.rows import read_rows
@@ -23,7 +24,6 @@ from scalerl.run_folder import GpuHours, PredictedCeiling, RunStatus, read_saved
 from scalerl.settings import path_hint
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, State, sweep_states
-from scalerl.table import format_table
 
 COLUMNS = (
     "run",

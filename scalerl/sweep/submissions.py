@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scalerl.files import read_json, write_json
-from scalerl.locks import lock
+from scalerl.common.files import read_json, write_json
+from scalerl.common.locks import lock
 from scalerl.paths import SweepPaths
 
 LOCK_EXPIRES_S = 900.0

@@ -1,6 +1,6 @@
 """The tasks there are: adding one means writing a file like math.py and an entry here."""
 
-from scalerl.names import suggest
+from scalerl.common.names import suggest
 from scalerl.tasks.code import Code
 from scalerl.tasks.math import Math
 from scalerl.tasks.reasoning_gym import ReasoningGym

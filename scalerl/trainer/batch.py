@@ -23,7 +23,7 @@ TURN_S = 10.0
 SLOW_FILE_SYSTEM_S = 60.0
 """Seconds for which a shard that rank 0 has read may stay invisible to another rank."""
 
-Outcome = tuple[Literal["waiting", "ready", "stop", "failed"], str]
+BatchState = tuple[Literal["waiting", "ready", "stop", "failed"], str]
 """What a turn of waiting came to, and why if it failed."""
 
 
@@ -112,14 +112,14 @@ class BatchReader:
             return None
         return [found[group] if group in found else self._read_late(group) for group in state.batch_groups]
 
-    def _broadcast(self, outcome: Outcome | None) -> Outcome:
+    def _broadcast(self, outcome: BatchState | None) -> BatchState:
         """Return what rank 0 brings; all ranks call it."""
         box = [outcome]
         dist.broadcast_object_list(box, src=0, group=self._control)
         assert box[0] is not None
         return box[0]
 
-    def _wait(self, state: TrainingState, found: dict[int, Group], deadline_s: float) -> Outcome:
+    def _wait(self, state: TrainingState, found: dict[int, Group], deadline_s: float) -> BatchState:
         """Collect groups on rank 0 for a turn."""
         turn_s = time.monotonic() + TURN_S
         while True:

@@ -21,9 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scalerl.common.files import fsync_file, fsync_folder, publish_folder, read_json, write_json
 from scalerl.config import RunConfig
 from scalerl.fence import check_attempt
-from scalerl.files import fsync_file, fsync_folder, publish_folder, read_json, write_json
 from scalerl.paths import RunPaths
 from scalerl.trainer.engine import TrainingEngine
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scalerl.files import write_atomic, write_text
+from scalerl.common.files import write_atomic, write_text
 from scalerl.tasks.registry import find_task
 from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool

@@ -19,7 +19,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from scalerl.os_process import die_with_parent
+from scalerl.common.os_process import die_with_parent
 from scalerl.sandbox.sandbox import WALL_PER_CPU, Limits, Sandbox
 from scalerl.tasks.registry import find_task
 from scalerl.tasks.task import Task, Verdict

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from scalerl.base_model import train_base_model
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.metrics.rows import EvalRow, Rows, StepRow, read_rows
 from scalerl.paths import RunPaths
 

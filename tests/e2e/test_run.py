@@ -8,7 +8,7 @@ import statistics
 import pandas as pd
 import psutil
 
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.fits import fit_run
 from scalerl.spool.evaluations import pending_evaluations
 

@@ -4,8 +4,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from scalerl.common.files import read_json
 from scalerl.evaluator import evaluate_model, standalone
-from scalerl.files import read_json
 
 
 def test_evaluate_a_model_outside_a_run(make_run, open_engine, tmp_path):

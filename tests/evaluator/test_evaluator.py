@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from scalerl.common.files import read_json
 from scalerl.evaluator import finish, loop
 from scalerl.evaluator.loop import Evaluator, run_evaluator
 from scalerl.evaluator.parts import Parts
-from scalerl.files import read_json
 from scalerl.spool.evaluations import pending_evaluations
 
 SETTINGS = {"evaluation.num_prompts": 5, "evaluation.samples_per_prompt": 4}

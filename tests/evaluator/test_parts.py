@@ -5,12 +5,12 @@ from dataclasses import asdict
 import pytest
 from factories import make_request
 
+from scalerl.common.files import read_json, write_json
 from scalerl.evaluator import finish
 from scalerl.evaluator.finish import evaluation_result, finish_oldest
 from scalerl.evaluator.mean_at_k import PromptTally, summarise
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
-from scalerl.files import read_json, write_json
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 
 # of four completions each: pass rates 1, .5, 0, .25, .75

@@ -218,7 +218,7 @@ def test_two_writers_of_one_target_leave_one_file(tmp_path, write_run, monkeypat
             predict_run(folder, rivals.pop())
         link(source, target)
 
-    monkeypatch.setattr("scalerl.files.os.link", slow_link)
+    monkeypatch.setattr("scalerl.common.files.os.link", slow_link)
     assert predict_run(folder, (80.0,)) is None
     assert [path.name for path in folder.glob("prediction*")] == ["prediction.json"]
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from scalerl.common.files import read_json, write_json
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
-from scalerl.files import read_json, write_json
 from scalerl.generator.loop import Generator
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from scalerl.common.files import read_json, write_json
 from scalerl.data.problem import make_problem, write_problems
-from scalerl.files import read_json, write_json
 from scalerl.launch import supervisor as supervisor_module
 from scalerl.launch.backlog import Backlog
 from scalerl.launch.processes import RoleProcess

@@ -95,7 +95,7 @@ def test_role_sees_its_gpus_and_no_network(start_role):
 def test_a_role_dies_with_its_parent(tmp_path):
     child = f"""
 import os, sys, time
-from scalerl.os_process import die_with_parent
+from scalerl.common.os_process import die_with_parent
 die_with_parent(int(sys.argv[1]))
 open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
 time.sleep(300)

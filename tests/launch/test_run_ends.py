@@ -9,7 +9,7 @@ import threading
 
 from scripted_roles import REAL_PYTHON, processes_of, wait_until
 
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.launch.supervisor import ROLE_STOP_S, run
 from scalerl.metrics.ledger import Interval
 from scalerl.metrics.rows import read_rows

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from scripted_roles import processes_of, wait_until
 
+from scalerl.common.files import read_json, write_json
 from scalerl.config import RunConfig
-from scalerl.files import read_json, write_json
 from scalerl.launch.supervisor import run
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths

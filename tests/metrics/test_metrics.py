@@ -2,7 +2,7 @@
 
 import pytest
 
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.fits.inputs import read_folder, read_input
 from scalerl.metrics import ledger, loggers, rows
 from scalerl.metrics.ledger import ComputeLedger

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from scalerl.cluster import slurm
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.metrics.rows import StepRow, read_rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import read_config, save_config

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from scalerl.cluster.slurm import SlurmError
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.paths import RunPaths
 from scalerl.sweep.accounting import reconcile
 

@@ -11,7 +11,7 @@ from factories import make_status, sigmoid_rows
 
 from scalerl.cli import main
 from scalerl.cluster.site import SiteConfig
-from scalerl.files import read_json, write_json
+from scalerl.common.files import read_json, write_json
 from scalerl.paths import RunPaths
 from scalerl.run_folder import read_config
 from scalerl.settings import load_config

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scalerl.cli import main
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.launch import supervisor
 from scalerl.run_folder import save_config
 from scalerl.sweep.launcher import use_slurm

@@ -11,7 +11,7 @@ import pytest
 from factories import make_status, write_run
 
 from scalerl.cluster.slurm import QueuedJob
-from scalerl.files import read_json, write_json
+from scalerl.common.files import read_json, write_json
 from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import write_status
 from scalerl.sweep.states import run_state, sweep_states

@@ -13,7 +13,7 @@ import pytest
 from factories import make_status
 
 from scalerl.cli import main
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, write_attempt
 from scalerl.sweep.status import COLUMNS, format_hours, status_report

@@ -19,7 +19,7 @@ from scalerl.cli import main
 from scalerl.cluster.doctor import probe_command
 from scalerl.cluster.site import JobShape, SlurmSite, load_site
 from scalerl.cluster.slurm_checks import check_submission
-from scalerl.files import read_json, temporary_name, write_json
+from scalerl.common.files import read_json, temporary_name, write_json
 from scalerl.paths import SweepPaths
 from scalerl.sweep.job import find_run
 from scalerl.sweep.states import sweep_states

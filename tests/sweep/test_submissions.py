@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from scalerl.files import read_json
+from scalerl.common.files import read_json
 from scalerl.sweep.submissions import sweep_lock
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scalerl.files import write_json
+from scalerl.common.files import write_json
 from scalerl.paths import RunPaths
 from scalerl.settings import build_config
 from scalerl.trainer.checkpoint import (

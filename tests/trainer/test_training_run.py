@@ -23,8 +23,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from scalerl.common.files import read_json
 from scalerl.data.problem import Problem, write_problems
-from scalerl.files import read_json
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, save_config, write_attempt
 from scalerl.settings import build_config

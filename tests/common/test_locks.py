@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from scalerl.files import write_new
-from scalerl.locks import lock
+from scalerl.common.files import write_new
+from scalerl.common.locks import lock
 
 COUNT = """
 import sys
 from pathlib import Path
-from scalerl import locks
+from scalerl.common import locks
 locks.POLL_S = 0.001
 counter, lock = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(25):

@@ -1,6 +1,6 @@
 """Aligned columns, hand-drawn."""
 
-from scalerl.table import format_table
+from scalerl.common.table import format_table
 
 
 def test_columns_are_as_wide_as_their_widest_cell():

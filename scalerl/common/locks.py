@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scalerl.files import read_json, temporary_name, write_new
-from scalerl.os_process import started_ticks
+from scalerl.common.files import read_json, temporary_name, write_new
+from scalerl.common.os_process import started_ticks
 
 POLL_S = 0.2
 
