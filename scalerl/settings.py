@@ -57,7 +57,9 @@ def require_toml(path: Path) -> None:
         ValueError: names the nearest TOML files of its folder, or all of them.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; {path_hint(path, path.parent.glob('[!.]*.toml'))}")
+        there = sorted(path.parent.glob("[!.]*.toml"))
+        beside = path_hint(path, there) if there else f"{path.parent.absolute()} holds no TOML file"
+        raise ValueError(f"there is no file {path}; {beside}")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -91,11 +93,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
+def build_config(
+    flat: Mapping[str, Any], origin: str = "config", overrides: Mapping[str, str] | None = None
+) -> RunConfig:
     """Make a validated RunConfig of dotted keys.
 
+    origin: where they come from, for errors. overrides: the text that set a key, for keys that one set.
+
     Raises:
-        ValueError: one line for every value that is wrong, with what is valid.
+        ValueError: what is wrong with each value, where it comes from, and what is valid.
     """
     nested: dict[str, Any] = {}
     for key, value in flat.items():
@@ -108,7 +114,14 @@ def build_config(flat: Mapping[str, Any], origin: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(nested)
     except ValidationError as error:
+        set_here = {key: text for key, text in (overrides or {}).items() if key in _wrong_keys(error)}
+        if set_here:
+            origin = ", ".join(f"override {text!r}" for text in set_here.values())
         raise ValueError(f"{origin}: {describe_errors(error)}") from None
+
+
+def _wrong_keys(error: ValidationError) -> set[str]:
+    return {".".join(map(str, item["loc"])) for item in error.errors()}
 
 
 def describe_errors(error: ValidationError) -> str:
@@ -132,11 +145,12 @@ def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConf
     flat: dict[str, Any] = {}
     for path in paths:
         flat.update(read_toml(path))
+    texts: dict[str, str] = {}
     for text in overrides:
         key, value = parse_override(text)
         check_key(key, f"override {text!r}")
-        flat[key] = value
-    return build_config(flat, " + ".join(str(path) for path in paths) or "config")
+        flat[key], texts[key] = value, text
+    return build_config(flat, " + ".join(str(path) for path in paths) or "config", texts)
 
 
 def differences(first: RunConfig, second: RunConfig) -> list[str]:

@@ -74,6 +74,6 @@ def fit(arguments: argparse.Namespace) -> int | None:
 
     rest = arguments.overrides
     if len(rest) != 1 or not RunPaths(Path(rest[0])).config.exists():
-        return fit_all(rest)
+        return fit_all(rest, prog="scalerl fit")
     print(fit_run(Path(rest[0])))
     return None

@@ -140,7 +140,9 @@ def load_site(path: Path | None = None) -> SiteConfig:
         if named is None:
             return SiteConfig()
         found = path_hint(path, path.parent.glob("[!.]*.toml"))
-        raise ValueError(f"there is no site file {path}; {found} {DEFAULT_SITE} is a commented example")
+        raise ValueError(
+            f"there is no site file {path}; {found}; {DEFAULT_SITE} of the repository is a commented one"
+        )
     try:
         return SiteConfig.model_validate(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:

@@ -47,9 +47,9 @@ def _targets(text: str) -> tuple[float, ...]:
     return targets
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "fit_all.py") -> int:
     """Fit everything; return the exit code: 0, 1 if a run could not be fitted or scored, 2 if none could."""
-    parser = argparse.ArgumentParser(description="Fit, predict and rank the curves of a sweep")
+    parser = argparse.ArgumentParser(prog=prog, description="Fit, predict and rank the curves of a sweep")
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 

@@ -45,6 +45,8 @@ def read_input(
         raise ValueError(f"no compute axis {axis!r}; valid: {', '.join(AXES)}")
     if path.is_dir():
         return _read_folders(path, axis, task)
+    if not path.exists():
+        raise ValueError(f"there is no {path}: give a folder of runs, such as `make demo` makes, or a table")
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path} is neither a folder of runs nor a .csv or .parquet file")
     return _read_table(path, axis, task)

@@ -12,7 +12,7 @@ class Backlog:
     """The evaluations that the trainer asked for and nobody has answered yet."""
 
     def __init__(self, paths: RunPaths, note: Callable[[str], None]) -> None:
-        """`note` shows a line to the user."""
+        """Owe nothing yet; `note` shows a line to the user."""
         self._paths, self._note = paths, note
         self._num_late = 0
         self._said = False

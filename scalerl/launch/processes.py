@@ -24,7 +24,7 @@ have taken the port then."""
 
 
 def free_port() -> int:
-    """A TCP port of this host that nobody listens on.
+    """Return a TCP port of this host that nobody listens on.
 
     Raises:
         RuntimeError: no port of PORTS is free.

@@ -83,7 +83,7 @@ class Display:
     """
 
     def __init__(self, every_s: float = 10.0, alive_s: float = 600.0) -> None:
-        """every_s: least time between two lines of a log."""
+        """Show nothing yet. In a log, two lines are `every_s` apart, `alive_s` while no step happens."""
         self._terminal = sys.stdout.isatty()
         self._every_s, self._alive_s = every_s, alive_s
         self._shown_step: int | None = None

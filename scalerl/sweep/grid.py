@@ -77,12 +77,13 @@ def grid(base: Sequence[Path], axis: Path, num_seeds: int, overrides: Iterable[s
     flat: dict[str, Any] = {}
     for path in base:
         flat |= read_toml(path)
-    fixed = dict(parse_override(text) for text in overrides)
+    texts = {parse_override(text)[0]: text for text in overrides}
+    fixed = dict(parse_override(text) for text in texts.values())
     runs = []
     for name, point in read_axis(axis):
         recipe = axis.stem if "seed" in point else f"{axis.stem}-{name}"
         for seed in range(num_seeds):
-            config = build_config(flat | {"seed": seed} | point | fixed, f"{axis} ({name})")
+            config = build_config(flat | {"seed": seed} | point | fixed, f"{axis} ({name})", texts)
             runs.append(GridPoint(name=f"{recipe}-seed{point.get('seed', seed)}", config=config))
     _check_distinct(runs)
     return runs
@@ -119,9 +120,10 @@ def scale_file(sweeps: Path, scale: str, command: str) -> Path:
 
 
 def _require(path: Path, kind: str, command: str) -> Path:
-    if path.is_file():
+    if path.is_file() and path.stem != "base":  # the config that every axis varies
         return path
-    names = sorted(file.stem for file in path.parent.glob("[!.]*.toml") if file.stem != "base")
+    folder = path.parent if any(path.parent.glob("[!.]*.toml")) else Path("sweeps")
+    names = sorted(file.stem for file in folder.glob("[!.]*.toml") if file.stem != "base")
     near = nearest(path.stem, names)
     hint = f"did you mean {near[0]}? `{command.format(near[0])}`; " if near else ""
-    raise ValueError(f"there is no {kind} {path.stem}; {hint}{path.parent}/ has {', '.join(names) or 'none'}")
+    raise ValueError(f"there is no {kind} {path.stem}; {hint}{folder}/ has {', '.join(names) or 'none'}")

@@ -27,7 +27,7 @@ def test_a_login_node_needs_no_engine():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nowhere.toml", "--dir", "x"], "there is no file nowhere.toml; there are none"),
+        (["run", "nowhere.toml", "--dir", "x"], " holds no TOML file"),
         (
             ["run", str(SWEEPS / "scale" / "dem.toml"), "--dir", "x"],
             f"there is no file {SWEEPS}/scale/dem.toml; did you mean {SWEEPS}/scale/demo.toml",
@@ -38,7 +38,16 @@ def test_a_login_node_needs_no_engine():
             f"{SWEEPS}/ has advantage_norm, batch_size, cispo_eps_max, ",
         ),
         (["sweep", str(SWEEPS / "gspo_scal.toml"), "--from-make"], "`make sweep AXIS=gspo_scale`"),
-        (["sweep", "loss_type.toml"], "there is no axis loss_type; ./ has none"),
+        (["sweep", "loss_type.toml"], "there is no axis loss_type; sweeps/ has none"),
+        (["sweep", str(SWEEPS / "base.toml")], f"there is no axis base; {SWEEPS}/ has advantage_norm"),
+        (
+            ["run", str(SWEEPS / "base.toml"), "--dir", "x", "algo.loss_type=dap"],
+            "override 'algo.loss_type=dap': algo.loss_type = 'dap': Input should be 'cispo', 'dapo'",
+        ),
+        (
+            ["sweep", str(SWEEPS / "seed.toml"), "algo.loss_type=dap"],
+            "override 'algo.loss_type=dap': algo.loss_type = 'dap'",
+        ),
         (
             ["sweep", str(SWEEPS / "loss_type.toml"), "--scale", "dem", "--from-make"],
             "there is no scale dem; did you mean demo? `make sweep AXIS=loss_type SCALE=demo`; ",

@@ -273,6 +273,12 @@ def test_folders_of_which_nothing_can_be_read(tmp_path, write_run, capsys):
     assert "late: the first evaluation is of step 100; R0 must be measured at step 0" in printed
 
 
+def test_a_path_that_is_not_there_says_what_to_give(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    message = f"error: there is no {tmp_path}/nowhere: give a folder of runs, such as `make demo` makes"
+    assert message in capsys.readouterr().err
+
+
 def test_a_bad_evaluation_is_named(tmp_path, write_run, capsys):
     folder = write_run(tmp_path / "run")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
