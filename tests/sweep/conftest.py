@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from losses import SWEEPS, command
 from safetensors.numpy import save_file
 
+import scalerl.sweep.submission as submission_module
+from scalerl.cli import main
 from scalerl.data.prepare import prepare_generated
 
 SCRIPT = Path(__file__).parent / "fake_slurm.py"
@@ -20,9 +23,9 @@ class FakeSlurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "bin").mkdir(parents=True)
-        for command in ("sbatch", "squeue", "sacct", "scontrol", "srun"):
-            link = folder / "bin" / command
-            link.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{SCRIPT}" {command} "$@"\n')
+        for program in ("sbatch", "squeue", "sacct", "scontrol", "srun"):
+            link = folder / "bin" / program
+            link.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{SCRIPT}" {program} "$@"\n')
             link.chmod(0o755)
         self.set()
         (folder / "jobs.json").write_text("{}")
@@ -79,3 +82,15 @@ def launch_inputs(tmp_path_factory) -> list[str]:
     )
     data = [f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout")]
     return [f"model.path={folder}/model", *data]
+
+
+@pytest.fixture
+def sweep(fake_slurm, launch_inputs, tmp_path, monkeypatch):
+    """sweep(*options): `scalerl sweep` of four losses into tmp_path/sweep; returns the exit code."""
+    monkeypatch.setattr(submission_module, "SETTLE_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: str, axis: Path = SWEEPS / "loss_type.toml") -> int:
+        return main([*command(tmp_path, axis), *options, *launch_inputs])
+
+    return call
