@@ -232,6 +232,27 @@ def test_preemption_with_and_without_grace(make_run, cluster, tmp_path):
     assert run.step() == last_step
 
 
+def wake_and_see_end(run: "SlurmRun", old: list[psutil.Process]) -> None:
+    """Resume what hung of an old attempt: its steps end by themselves, then so do their supervisors."""
+    supervisors = [process for process in old if "role" not in process.info["cmdline"]]
+    steps = [process for process in old if process not in supervisors]
+    # they go on where they were, and each has ended before a supervisor could end any
+    for process in steps:
+        process.resume()
+    run.wait_for(
+        lambda: not any(is_alive(process) for process in steps),
+        "the old roles to see that they are fenced off",
+        60,
+    )
+    for process in supervisors:
+        process.resume()
+    run.wait_for(
+        lambda: not any(is_alive(process) for process in old),
+        "the old attempt to see that it is fenced off",
+        60,
+    )
+
+
 @pytest.mark.timeout(900)
 def test_a_dead_node_then_a_split_brain(make_run, cluster):
     run = make_run(*ONE_EACH, f"budget.max_steps={STEPS}")
@@ -256,24 +277,7 @@ def test_a_dead_node_then_a_split_brain(make_run, cluster):
     run.wait_for_progress(attempt=3)
     assert run.node() not in (dead, cut_off)
     assert all(process.is_running() for process in old)
-    supervisors = [process for process in old if "role" not in process.info["cmdline"]]
-    steps = [process for process in old if process not in supervisors]
-    # the steps of attempt 2 go on where they were, and each ends by itself, before their supervisor could end
-    # any
-    for process in steps:
-        process.resume()
-    run.wait_for(
-        lambda: not any(is_alive(process) for process in steps),
-        "the old roles to see that they are fenced off",
-        60,
-    )
-    for process in supervisors:
-        process.resume()
-    run.wait_for(
-        lambda: not any(is_alive(process) for process in old),
-        "the old attempt to see that it is fenced off",
-        60,
-    )
+    wake_and_see_end(run, old)
 
     run.wait_for_end(300)
     run.check_rows()
