@@ -14,6 +14,11 @@ PREEMPTING, TIMEOUT = "PREEMPTING", "TIMEOUT"
 """What `ending` returns in the grace time of a preemption (our word), and at the time limit (Slurm's)."""
 
 
+AT_WORK = {"RUNNING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
+"""States of a job that has its nodes and keeps them. It is SIGNALING for the moment in which Slurm delivers a
+signal, such as its warning before the time limit."""
+
+
 class SlurmError(OSError):
     """A Slurm command failed; the message holds the command and its last words."""
 
@@ -275,7 +280,7 @@ def ending(job_id: str, restarts: int) -> str | None:
     fields = describe("job", job_id)
     if int(fields["Restarts"]) != restarts:
         return "REQUEUED"
-    if fields["JobState"] != "RUNNING":
+    if fields["JobState"] not in AT_WORK:
         # at the time limit Slurm gives the reason first, and its word for the state later
         return TIMEOUT if fields["Reason"] == "TimeLimit" else fields["JobState"]
     return PREEMPTING if parse_time(fields.get("PreemptTime", "None")) else None

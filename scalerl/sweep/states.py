@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from scalerl.cluster.slurm import QueuedJob, SlurmError, accounted, available, queue
+from scalerl.cluster.slurm import AT_WORK, QueuedJob, SlurmError, accounted, available, queue
 from scalerl.fence import supervisor_alive
 from scalerl.paths import RunPaths, SweepPaths
 from scalerl.run_folder import RunStatus, read_saved_config, read_status
@@ -26,16 +26,7 @@ from scalerl.sweep.submissions import Submission, last_submissions
 
 State = Literal["planned", "pending", "running", "finished", "stopped", "failed"]
 
-HOLDS_NODES = {
-    "RUNNING",
-    "CONFIGURING",
-    "COMPLETING",
-    "STAGE_OUT",
-    "SUSPENDED",
-    "STOPPED",
-    "SIGNALING",
-    "RESIZING",
-}
+HOLDS_NODES = AT_WORK | {"COMPLETING", "STAGE_OUT"}
 """What squeue says of a job that has its nodes; a job in any other state that it lists waits for them."""
 
 
