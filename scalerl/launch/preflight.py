@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from scalerl.common.files import read_json
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
 from scalerl.role import program_limits
@@ -29,6 +30,7 @@ def check_inputs(config: RunConfig) -> None:
             f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face "
             f"directory (a hub name needs HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
         )
+    _check_not_quantised(Path(config.model.path) / "config.json")
     for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
         if not value:
             raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
@@ -38,6 +40,21 @@ def check_inputs(config: RunConfig) -> None:
         raise ValueError(
             f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out "
             f"prompts: lower it"
+        )
+
+
+def _check_not_quantised(file: Path) -> None:
+    """Refuse a quantised base: the trainer publishes bf16, which vLLM would read as what the base was."""
+    if not file.exists():
+        return  # a hub name
+    settings = read_json(file)
+    parts = [settings, settings.get("text_config") or {}]
+    found = next((part["quantization_config"] for part in parts if part.get("quantization_config")), None)
+    if found is not None:
+        method = found.get("quant_method", "an unknown method")
+        raise ValueError(
+            f"model.path = {str(file.parent)!r} is quantised ({method}), and only unquantised weights can be "
+            f"trained: name the bf16 model it was made from"
         )
 
 

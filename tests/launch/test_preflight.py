@@ -1,10 +1,12 @@
 """What a machine must have before a run starts on it."""
 
+import json
+
 import pytest
 
 from scalerl.cluster.checks import check_sandbox
 from scalerl.data.problem import make_problem, make_task_problem, write_problems
-from scalerl.launch.preflight import check_machine
+from scalerl.launch.preflight import check_inputs, check_machine
 from scalerl.settings import load_config
 
 MATH = make_problem("1+1?", ["2"], source="test")
@@ -43,3 +45,14 @@ def test_the_doctor_looks_for_the_sandbox(bubblewrap, tmp_path, monkeypatch):
         "warn",
         "fine on a login node, and for runs without code problems",
     )
+
+
+@pytest.mark.parametrize("text_config", [False, True])
+def test_a_quantised_base_is_refused(make_config, tmp_path, text_config):
+    config = make_config()
+    check_inputs(config)
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    settings = {"text_config": quantised} if text_config else quantised
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"is quantised \(fp8\).*name the bf16 model it was made from"):
+        check_inputs(config)
