@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from transformers import AutoTokenizer
+from transformers.utils import cached_file
 
 from scalerl.fence import check_attempt
 from scalerl.paths import RunPaths
@@ -124,8 +125,16 @@ class Publisher:
 def _side_files(engine: TrainingEngine, tokenizer_path: Path | str) -> dict[str, bytes]:
     """Return name and content of the files besides the weights; they are the same for every policy."""
     with tempfile.TemporaryDirectory() as name:
+        # The text part of a composite model comes without its architecture, and vLLM would have to guess.
+        if not engine.model.config.architectures:
+            engine.model.config.architectures = [type(engine.model).__name__]
         engine.model.config.save_pretrained(name)
-        if engine.model.generation_config is not None:
-            engine.model.generation_config.save_pretrained(name)
         AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(name)
+        # As it is: many published ones are inconsistent (a temperature without do_sample), and Transformers
+        # reads such a file but refuses to write it.
+        generation = cached_file(
+            str(tokenizer_path), "generation_config.json", _raise_exceptions_for_missing_entries=False
+        )
+        if generation is not None:
+            shutil.copyfile(generation, Path(name) / "generation_config.json")
         return {path.name: path.read_bytes() for path in sorted(Path(name).iterdir()) if path.is_file()}
