@@ -103,6 +103,7 @@ class SamplingEngine:
         """
         import_vllm()
         self._temperature = options.temperature
+        self._tensors = policy_tensors(folder)
         self._engine = _start(folder, options)
         self._versions: dict[str, int] = {}
         self._confirm(folder.name, policy_version)
@@ -147,9 +148,15 @@ class SamplingEngine:
 
         Raises:
             FileNotFoundError: the folder is gone; the engine goes on with the policy it had.
+            ValueError: it lacks tensors of the first policy, or has others; the engine goes on as well.
             RuntimeError: a worker does not serve the new policy afterwards.
         """
         begin_s = time.monotonic()
+        # vLLM keeps the old weights of a layer that a reload does not mention, without a word. The first
+        # policy had every parameter, or vLLM would not have started. Checked before any worker begins: an
+        # error in one of several leaves vLLM's executor unusable.
+        if (found := policy_tensors(folder)) != self._tensors:
+            raise ValueError(f"{folder} is no policy of this run: {_difference(found, self._tensors)}")
         self._engine.collective_rpc("load_policy", args=(str(folder),))
         self._confirm(folder.name, policy_version)
         return time.monotonic() - begin_s
@@ -189,8 +196,39 @@ class SamplingEngine:
         )
 
 
+def policy_tensors(folder: Path) -> dict[str, str]:
+    """Return the tensors of a policy's files by name, with dtype and shape, such as "BF16 [2, 3]".
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no such file in it.
+    """
+    from safetensors import safe_open
+
+    tensors: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors |= {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
+    if not tensors:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors file")
+    return tensors
+
+
+def _difference(found: dict[str, str], expected: dict[str, str]) -> str:
+    """Name the first tensors that one policy has and the other has not, or has otherwise."""
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    texts = [
+        f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3]
+    ]
+    return "; ".join(texts) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+
+
 def _start(folder: Path, options: EngineOptions) -> Any:
-    """Start vLLM with the model in `folder`."""
+    """Start vLLM with the model in `folder`.
+
+    Raises:
+        ValueError: vLLM does not take it for a model that generates text.
+    """
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -208,6 +246,13 @@ def _start(folder: Path, options: EngineOptions) -> Any:
         disable_log_stats=True,
         **_device_arguments(options),
     )
+    # vLLM tells by the architecture what a model is for, and without one would serve embeddings.
+    runner = arguments.create_model_config().runner_type
+    if runner != "generate":
+        raise ValueError(
+            f"vLLM takes {folder} for a model of {runner}, not to generate: check `architectures` in its "
+            f"config.json"
+        )
     return LLMEngine.from_engine_args(arguments)
 
 

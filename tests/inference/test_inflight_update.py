@@ -1,7 +1,11 @@
 """Log-probabilities and policy versions across in-flight updates, against Hugging Face in fp32."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stale_kv_replay import errors, load_model, replay
 
 from scalerl.config import LengthConfig
@@ -146,6 +150,56 @@ def test_a_vanished_folder_leaves_the_engine_as_it_was(policies, tied_engine, tm
     assert (engine.policy_name, engine.policy_version) == (folders[0].name, 0)
     (completion, *_) = sample(engine, folders, updates={}, copies=1)
     assert errors(replay({0: load_model(folders[0])}, completion), completion).max() < 1e-4
+
+
+def without_a_tensor(tensors):
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+
+
+def with_another_name(tensors):
+    tensors["model.layers.9.mlp.down_proj.weight"] = tensors.pop("model.layers.1.mlp.down_proj.weight")
+
+
+def with_another_shape(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_a_tensor, r"model.layers.1.mlp.down_proj.weight is missing, not F32 \[64, "),
+        (with_another_name, r"layers.1.mlp.down_proj.weight is missing, .*layers.9.* not there"),
+        (with_another_shape, r"model.norm.weight is F32 \[63\], not F32 \[64\]"),
+    ],
+)
+def test_a_policy_of_other_tensors_is_refused_before_any_is_loaded(
+    policies, tied_engine, tmp_path, change, message
+):
+    engine, folders = tied_engine, policies["tied"]
+    engine.reload(folders[0], 0)
+    broken = tmp_path / "00000001-bbbbbbbbbbbb"
+    shutil.copytree(folders[1], broken)
+    tensors = load_file(broken / "model.safetensors")
+    change(tensors)
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        engine.reload(broken, 1)
+    assert (engine.policy_name, engine.policy_version) == (folders[0].name, 0)
+    (completion, *_) = sample(engine, folders, updates={}, copies=1)
+    assert errors(replay({0: load_model(folders[0])}, completion), completion).max() < 1e-4
+
+
+def test_a_model_that_vllm_takes_for_an_embedding_model_is_refused(open_engine, policies, tmp_path):
+    folder = tmp_path / "00000000-eeeeeeeeeeee"
+    shutil.copytree(policies["tied"][0], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["architectures"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    with (
+        pytest.raises(ValueError, match="of pooling, not to generate: check `architectures`"),
+        open_engine(folder),
+    ):
+        pass
 
 
 def test_a_worker_that_serves_another_policy_is_noticed(policies, tied_engine, monkeypatch):
