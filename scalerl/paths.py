@@ -124,6 +124,15 @@ class RunPaths:
         return {path: int(path.name.partition(".")[0]) for path in parts}
 
     @property
+    def preflight(self) -> Path:
+        """Name the folder of what was found before the run began."""
+        return self.root / "preflight"
+
+    def exam(self, path: str) -> Path:
+        """Name the log-probabilities of one path, such as trainer_packed."""
+        return self.preflight / f"{path}.parquet"
+
+    @property
     def best(self) -> Path:
         """Name the folder of the weights with the best held-out pass rate so far."""
         return self.root / "best"

@@ -1,0 +1,1 @@
+"""Is the run worth starting? Inputs, exams of the engines, samples; the verdict. Imports no engine."""
