@@ -21,7 +21,7 @@ def test_an_exam_is_read_as_it_was_written(paths, run_folder):
     assert [row.sequence for row in sequences_to_score(paths)] == ["p0-0", "text"]
 
 
-@pytest.mark.parametrize("scored_from, num_logprobs", [(0, 4), (2, 3), (1, 2)])
+@pytest.mark.parametrize(("scored_from", "num_logprobs"), [(0, 4), (2, 3), (1, 2)])
 def test_a_sequence_has_one_logprob_a_scored_token(paths, run_folder, scored_from, num_logprobs):
     row = ScoredSequence(
         sequence="p", token_ids=[5, 6, 7, 8], scored_from=scored_from, logprobs=[-1.0] * num_logprobs
