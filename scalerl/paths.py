@@ -132,6 +132,15 @@ class RunPaths:
         """Name the log-probabilities of one path, such as trainer_packed."""
         return self.preflight / f"{path}.parquet"
 
+    def exam_figures(self, exam: str) -> Path:
+        """Name what the process of one exam has measured."""
+        return self.preflight / f"{exam}.json"
+
+    @property
+    def examined_policy(self) -> Path:
+        """Name the base model as the trainer publishes it, for the generator's exam; gone afterwards."""
+        return self.preflight / "policy"
+
     @property
     def best(self) -> Path:
         """Name the folder of the weights with the best held-out pass rate so far."""

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 from scalerl.cli.options import add_site
@@ -49,6 +50,9 @@ def add_role(commands) -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.add_argument(
+        "--exam", choices=["trainer", "generator", "reference"], help="examine an engine for preflight"
+    )
     parser.set_defaults(command=role)
 
 
@@ -71,12 +75,14 @@ def role(arguments: argparse.Namespace) -> None:
 
 
 def _run_role(arguments: argparse.Namespace) -> None:
-    if arguments.role == "trainer":
+    if arguments.role == "trainer" and arguments.index is None:  # a task of an srun step
+        slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+        os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}
+    if arguments.exam is not None:
+        _run_exam(arguments)
+    elif arguments.role == "trainer":
         from scalerl.trainer import run_trainer
 
-        if arguments.index is None:  # a task of an srun step
-            slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
-            os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}
         run_trainer(arguments.dir, rank=int(os.environ["RANK"]), attempt=arguments.attempt)
     elif arguments.role == "generator":
         from scalerl.generator import run_generator
@@ -86,6 +92,18 @@ def _run_role(arguments: argparse.Namespace) -> None:
         from scalerl.evaluator import run_evaluator
 
         run_evaluator(arguments.dir, index=arguments.index, attempt=arguments.attempt)
+
+
+def _run_exam(arguments: argparse.Namespace) -> None:
+    module = import_module(f"scalerl.exams.{arguments.exam}")
+    if arguments.exam == "trainer":
+        module.run_trainer_exam(arguments.dir, rank=int(os.environ["RANK"]), attempt=arguments.attempt)
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads may abort a process that ends in the ordinary way
+    elif arguments.exam == "generator":
+        module.run_generator_exam(arguments.dir, attempt=arguments.attempt)
+    else:
+        module.run_reference_exam(arguments.dir, attempt=arguments.attempt)
 
 
 def add_status(commands) -> None:

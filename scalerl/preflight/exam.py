@@ -6,12 +6,12 @@ run, and preflight compares the paths token by token.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scalerl.common.files import write_atomic
+from scalerl.common.files import read_json, write_atomic, write_json
 from scalerl.paths import RunPaths
 
 ExamPath = Literal[
@@ -22,6 +22,9 @@ engine with each sequence in a row of its own, and packed; plain transformers in
 fp32."""
 GENERATOR_PATHS: tuple[ExamPath, ExamPath] = ("generator", "generator_reloaded")
 """The paths that make sequences; what another path scores has the log-probabilities of one of these."""
+
+ExamName = Literal["trainer", "generator", "reference"]
+"""The processes that examine; scalerl/exams says which paths each of them writes."""
 
 _SCHEMA = pa.schema(
     [
@@ -87,3 +90,18 @@ def sequences_to_score(paths: RunPaths) -> list[ScoredSequence]:
     for path in GENERATOR_PATHS:
         made |= read_exam(paths, path)
     return sorted(made.values(), key=lambda row: len(row.token_ids))
+
+
+def write_figures(paths: RunPaths, exam: ExamName, figures: dict[str, Any]) -> None:
+    """Write what the process of an exam has measured beside the log-probabilities, atomically."""
+    paths.preflight.mkdir(exist_ok=True)
+    write_json(paths.exam_figures(exam), figures)
+
+
+def read_figures(paths: RunPaths, exam: ExamName) -> dict[str, Any]:
+    """Return what the process of an exam has measured.
+
+    Raises:
+        FileNotFoundError: it has not ended.
+    """
+    return read_json(paths.exam_figures(exam))
