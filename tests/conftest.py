@@ -236,7 +236,8 @@ class FakeTrainer:
             name=name,
             sha256=sha256,
             epoch=0.5 * policy_version,
-            tokens=100 * policy_version,
+            generated_tokens=150 * policy_version,
+            trained_tokens=100 * policy_version,
             flops=1e6 * policy_version,
             published_s=1000.0 + policy_version,
         )

@@ -38,7 +38,8 @@ LAST_EVALUATIONS = 3
 EVALUATION_COLUMNS = [
     "step",
     "gpu_hours",
-    "tokens",
+    "generated_tokens",
+    "trained_tokens",
     "pass_rate",
     "num_prompts",
     "samples_per_prompt",

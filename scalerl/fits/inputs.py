@@ -16,8 +16,14 @@ from scalerl.fits.points import RunPoints, Where, run_points
 from scalerl.metrics.rows import EvalRow, read_rows
 from scalerl.paths import RunPaths
 
-AXES = {"gpu_hours": ("gpu_hours",), "tokens": ("tokens",), "flops": ("flops",), "steps": ("step", "steps")}
-"""Compute axes and the columns that hold them."""
+AXES = {
+    "gpu_hours": ("gpu_hours",),
+    "tokens": ("generated_tokens", "tokens"),
+    "flops": ("flops",),
+    "steps": ("step", "steps"),
+}
+"""Compute axes and the columns that hold them. Tokens are generated ones: trained ones leave out the groups
+without a loss, so that recipes that drop them and recipes that keep them would not compare."""
 OTHER_NAME = "accuracy"
 """What a training log may call the column pass_rate."""
 AS_TEXT = ("run", "figure", "seed")
@@ -227,7 +233,7 @@ def _column(table: pd.DataFrame, axis: str) -> str:
         if name in table:
             return name
     there = ", ".join(map(str, table.columns))
-    raise ValueError(f"no column {AXES[axis][0]} for the axis {axis}; there are {there}")
+    raise ValueError(f"no column {' or '.join(AXES[axis])} for the axis {axis}; there are {there}")
 
 
 def _table_run(rows: pd.DataFrame, column: str, where: Where) -> RunPoints:

@@ -18,7 +18,7 @@ from scalerl.fits.points import RunPoints
 
 LABELS = {
     "gpu_hours": "GPU-hours",
-    "tokens": "tokens",
+    "tokens": "generated tokens",
     "flops": "FLOPs",
     "steps": "optimizer steps",
 }

@@ -62,7 +62,7 @@ def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequ
 
 def _recent_steps(recent: Sequence[StepRow], max_off_policyness: int) -> list[str]:
     elapsed_s = recent[-1].time_s - recent[0].time_s
-    tokens = (recent[-1].tokens or 0) - (recent[0].tokens or 0)
+    tokens = (recent[-1].generated_tokens or 0) - (recent[0].generated_tokens or 0)
     means = {
         name: sum(getattr(row, name) or 0.0 for row in recent) / len(recent)
         for name in ("reward", "pass_rate", "off_policyness_mean")

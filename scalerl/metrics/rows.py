@@ -40,8 +40,11 @@ class _Row(JsonRecord):
     """GPU-hours of the Slurm job that no role held."""
     epoch: float | None = None
     """Groups trained per training prompt, up to this policy."""
-    tokens: int | None = None
-    """Completion tokens trained, cumulative."""
+    generated_tokens: int | None = None
+    """Completion tokens of all groups the steps took, cumulative: what the generators had to compute, forced
+    tokens and groups without a loss included. Recipes are compared on it."""
+    trained_tokens: int | None = None
+    """Those of them that had a loss, cumulative: without forced tokens and without dropped groups."""
     flops: float | None = None
     """FLOPs, cumulative: 6 N a trained token and 2 N a generated one, with N the parameters (of a mixture of
     experts: those that compute one token)."""

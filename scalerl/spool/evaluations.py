@@ -27,8 +27,10 @@ class EvaluationRequest:
     """Hash of its weights (`weights.hash_weights`)."""
     epoch: float
     """Groups trained per training prompt."""
-    tokens: int
-    """Completion tokens trained so far."""
+    generated_tokens: int
+    """Completion tokens of all groups taken so far."""
+    trained_tokens: int
+    """Those of them that had a loss."""
     flops: float
     """FLOPs of generation and training so far."""
     published_s: float

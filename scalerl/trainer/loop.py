@@ -180,7 +180,8 @@ class Trainer:
         """
         # Forced tokens count as generated, for the model computes them, too; so do groups without a loss.
         num_generated = sum(len(rollout.completion_token_ids) for group in groups for rollout in group)
-        self.state.tokens += num_trained
+        self.state.generated_tokens += num_generated
+        self.state.trained_tokens += num_trained
         self.state.flops += self.engine.num_active_parameters * (6.0 * num_trained + 2.0 * num_generated)
 
     def _publish(self) -> None:
@@ -198,8 +199,13 @@ class Trainer:
         if self.rank == 0:
             state = self.state
             head = {"step": state.step, "policy_version": state.step, "attempt": self.attempt}
-            totals = {"epoch": state.epoch, "tokens": state.tokens, "flops": state.flops}
-            totals["prompts_dropped_total"] = state.stream.num_dropped
+            totals = {
+                "epoch": state.epoch,
+                "generated_tokens": state.generated_tokens,
+                "trained_tokens": state.trained_tokens,
+                "flops": state.flops,
+                "prompts_dropped_total": state.stream.num_dropped,
+            }
             values = head | {"time_s": time.time()} | row | totals | self.seconds
             post_row(self.paths, StepRow.from_json(values, "the row of a step"))
         self.seconds = dict.fromkeys(self.seconds, 0.0)

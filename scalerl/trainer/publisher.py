@@ -102,7 +102,8 @@ class Publisher:
             name=name,
             sha256=sha256,
             epoch=state.epoch,
-            tokens=state.tokens,
+            generated_tokens=state.generated_tokens,
+            trained_tokens=state.trained_tokens,
             flops=state.flops,
             published_s=time.time(),
         )

@@ -23,7 +23,8 @@ _SAVED = (
     "grown_batch_prompts",
     "learning_rate_factor",
     "pass_rates",
-    "tokens",
+    "generated_tokens",
+    "trained_tokens",
     "flops",
     "num_skipped",
 )
@@ -50,8 +51,10 @@ class TrainingState:
     """Product of the factors of the plateaus so far."""
     pass_rates: list[float] = field(default_factory=list)
     """Pass rates of the steps since the last plateau, at most two windows of them."""
-    tokens: int = 0
-    """Completion tokens trained so far."""
+    generated_tokens: int = 0
+    """Completion tokens of all groups taken so far, whether or not they had a loss."""
+    trained_tokens: int = 0
+    """Those of them that had a loss."""
     flops: float = 0.0
     """FLOPs of generation and training so far."""
     num_skipped: int = 0

@@ -29,7 +29,7 @@ def check_rows(run, num_steps: int, max_off_policyness: int) -> None:
         assert row.num_groups == 8
         assert max(map(int, row.off_policyness)) <= max_off_policyness
         assert row.off_policyness_max <= max_off_policyness
-    assert run.evaluations[0].tokens == 0
+    assert run.evaluations[0].generated_tokens == 0
     assert run.left_behind() == []
 
 

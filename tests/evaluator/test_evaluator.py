@@ -69,11 +69,9 @@ def test_requests_are_answered_in_order(make_run, make_evaluator):
         assert row == {
             key: value for key, value in result.items() if key not in ("name", "prompt_ids", "num_correct")
         }
-        assert (row["policy_version"], row["tokens"], row["flops"]) == (
-            request.step,
-            request.tokens,
-            request.flops,
-        )
+        assert row["policy_version"] == request.step
+        totals = ("generated_tokens", "trained_tokens", "flops")
+        assert [row[name] for name in totals] == [getattr(request, name) for name in totals]
         assert (row["num_prompts"], row["samples_per_prompt"]) == (5, 4)
     assert (trainer.paths.best / "model.safetensors").exists()
     assert (trainer.paths.best / "tokenizer.json").exists()

@@ -24,7 +24,8 @@ def end(exhausted=False):
     (folder / "end.json").write_text(json.dumps(dict(attempt=attempt, step=0, exhausted=exhausted)))
     sys.exit(0)
 def step_row(step, **values):
-    post("step", step, reward=0.0, pass_rate=0.5, tokens=step * 10, off_policyness_mean=1.0, **values)
+    measured = dict(reward=0.0, pass_rate=0.5, generated_tokens=step * 10, off_policyness_mean=1.0)
+    post("step", step, **measured, **values)
 """
 
 

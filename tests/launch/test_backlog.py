@@ -22,7 +22,8 @@ def ask(paths, *steps: int) -> None:
             "name": f"p{step}",
             "sha256": "",
             "epoch": 0.1,
-            "tokens": 1,
+            "generated_tokens": 1,
+            "trained_tokens": 1,
             "flops": 1.0,
         }
         write_json(paths.evaluations / f"{step:08d}.request.json", request | {"published_s": 1.0})
@@ -51,7 +52,7 @@ def test_a_job_with_two_evaluations_to_do_stops_in_time_for_three(
         if role == "trainer":
             for step in (1, 2):
                 request = dict(step=step, policy_version=step, name="x", sha256="")
-                request |= dict(epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+                request |= dict(epoch=0.1, generated_tokens=1, trained_tokens=1, flops=1.0, published_s=1.0)
                 write(folder / "evaluations" / f"{step:08d}.request.json", json.dumps(request))
             post("eval", 0, pass_rate=0.5, evaluation_s=100.0)
             while not (folder / "stop.json").exists(): time.sleep(0.02)
@@ -138,7 +139,7 @@ if role == "trainer":
     if index == 0:
         step_row(3)
         request = dict(step=3, policy_version=3, name="x", sha256="")
-        request |= dict(epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+        request |= dict(epoch=0.1, generated_tokens=1, trained_tokens=1, flops=1.0, published_s=1.0)
         (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
     time.sleep(0.5)
     end()

@@ -173,7 +173,7 @@ def test_an_interrupt_during_the_last_evaluation_leaves_the_run_unfinished(paths
             if index == 0:
                 step_row(3)
                 request = dict(step=3, policy_version=3, name="x", sha256="")
-                request |= dict(epoch=0.1, tokens=1, flops=1.0, published_s=1.0)
+                request |= dict(epoch=0.1, generated_tokens=1, trained_tokens=1, flops=1.0, published_s=1.0)
                 (folder / "evaluations" / "00000003.request.json").write_text(json.dumps(request))
             end()
         while role == "evaluator" and (folder / "attempt-1-ended").exists():

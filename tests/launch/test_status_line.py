@@ -16,7 +16,12 @@ HOURS = GpuHours(generator=2.0, trainer=0.5, evaluator=0.25, total=2.75)
 
 def step_row(step: int, **values) -> StepRow:
     """A step every 10 s, 1,000 tokens each, .1 GPU-hours each."""
-    row = {"step": step, "time_s": 100.0 + 10 * step, "tokens": 1000 * step, "gpu_hours": 0.1 * step}
+    row = {
+        "step": step,
+        "time_s": 100.0 + 10 * step,
+        "generated_tokens": 1000 * step,
+        "gpu_hours": 0.1 * step,
+    }
     return StepRow(**row | {"reward": -0.5, "pass_rate": 0.25, "off_policyness_mean": 3.0} | values)
 
 

@@ -110,7 +110,7 @@ class SlurmRun:
         """Nothing trained twice, nothing left out, compute and counters never fall, no evaluation missing."""
         steps = self.steps
         assert [row.step for row in steps] == list(range(1, len(steps) + 1))
-        for name in ("gpu_hours", "time_s", "tokens", "flops"):
+        for name in ("gpu_hours", "time_s", "generated_tokens", "flops"):
             values = [getattr(row, name) for row in steps]
             assert values == sorted(values), name
         per_step = steps[0].epoch  # groups trained by step 1, per training prompt

@@ -59,7 +59,8 @@ def write_run(
         EvalRow(
             step=20 * index,
             gpu_hours=0.01 * (index + 1),
-            tokens=index,
+            generated_tokens=2 * index,
+            trained_tokens=index,
             pass_rate=0.3 + gain * index,
             num_prompts=256,
             samples_per_prompt=8,

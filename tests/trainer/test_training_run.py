@@ -210,7 +210,7 @@ def test_rows_of_the_straight_run(runs):
     assert all(row["truncation_rate"] == row["interruption_rate"] == 0.25 for row in rows)
     assert all(row["off_policyness_max"] <= 2 for row in rows)
     assert rows[0]["off_policyness"].keys() == {"0"}
-    tokens = [row["tokens"] for row in rows]
+    tokens = [row["trained_tokens"] for row in rows]
     assert tokens == sorted(set(tokens))
     assert {
         "wait_s",
@@ -233,7 +233,7 @@ def test_tokens_and_flops_of_the_first_step(runs):
         generated += num_tokens
         trained += num_tokens * (group in (1, 2))
     num_parameters = sum(tensor.numel() for tensor in runs["straight"].weights(4).values())
-    assert row["tokens"] == trained
+    assert (row["generated_tokens"], row["trained_tokens"]) == (generated, trained)
     assert row["flops"] == num_parameters * (6 * trained + 2 * generated)
 
 
@@ -266,7 +266,7 @@ def test_published_policies(runs):
 def test_evaluations_are_requested_before_the_first_step_then_every_two(runs):
     requests = pending_evaluations(runs["straight"].paths)
     assert [request.step for request in requests] == [0, 2, 4]
-    assert requests[0].tokens == 0
+    assert requests[0].generated_tokens == requests[0].trained_tokens == 0
     weights = {folder.name for folder in runs["straight"].paths.weights.iterdir() if folder.is_dir()}
     assert {request.name for request in requests} <= weights
     assert sorted(int(name[:8]) for name in weights) == [0, 2, 3, 4]  # version 1 is needed by nobody
@@ -285,7 +285,8 @@ def test_a_run_resumed_after_sigterm_has_the_same_weights(runs):
             "grad_norm",
             "entropy",
             "log_ratio_mean",
-            "tokens",
+            "generated_tokens",
+            "trained_tokens",
             "flops",
             "groups_dropped",
             "completion_tokens_mean",

@@ -111,7 +111,7 @@ def test_restored_progress_goes_on_as_if_nothing_had_happened():
     state = begin(**changes)
     for pass_rate in (0.5, 0.5, 0.4):
         advance(state, pass_rate)
-    state.tokens, state.flops, state.num_skipped = 7, 1e9, 1
+    state.generated_tokens, state.trained_tokens, state.flops, state.num_skipped = 9, 7, 1e9, 1
     saved = json.loads(json.dumps(state.to_json()))
     other = begin(**changes)
     other.restore(saved)
