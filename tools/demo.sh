@@ -9,13 +9,14 @@ seed=${SEED:-0}
 data=data/demo
 run=runs/demo-seed$seed
 
-[ -e $data/train.parquet ] || $scalerl prepare --generate arithmetic --output $data --heldout-fraction 0.06
+[ -e $data/test.parquet ] || $scalerl prepare --generate arithmetic --output $data \
+    --heldout-fraction 0.06 --test-fraction 0.06
 [ -e $data/base/config.json ] || $scalerl base --output $data/base
 $scalerl run sweeps/scale/demo.toml --dir "$run" seed="$seed"
 $scalerl fit "$run"
 cat <<END
 
-data          $data/train.parquet, $data/heldout.parquet (report: $data/report.json)
+data          $data/train.parquet, heldout.parquet, test.parquet (report: $data/report.json)
 base model    $data/base
 run folder    $run (metrics.jsonl, training_log.csv, logs/latest/, weights/, best/)
 fit           $run/fit.json

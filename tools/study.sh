@@ -10,7 +10,8 @@ python=.venv/bin/python
 data=data/demo
 study=runs/study
 
-[ -e $data/train.parquet ] || $python -m scalerl prepare --generate arithmetic --output $data --heldout-fraction 0.06
+[ -e $data/test.parquet ] || $python -m scalerl prepare --generate arithmetic --output $data \
+    --heldout-fraction 0.06 --test-fraction 0.06
 [ -e $data/base/config.json ] || $python -m scalerl base --output $data/base
 code=0
 $python -m scalerl sweep sweeps/study.toml --scale demo --seeds "${SEEDS:-3}" --cluster local --dir $study \

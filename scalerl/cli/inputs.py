@@ -7,7 +7,8 @@ from pathlib import Path
 def add_prepare(commands) -> None:
     """Add `scalerl prepare`."""
     parser = commands.add_parser(
-        "prepare", help="write train.parquet, heldout.parquet and report.json from problem files"
+        "prepare",
+        help="write train.parquet, heldout.parquet, test.parquet and report.json from problem files",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -24,7 +25,13 @@ def add_prepare(commands) -> None:
         "--heldout-fraction",
         type=float,
         default=0.02,
-        help="share of prompts held out, by a hash of the prompt",
+        help="share of questions that evaluations are on, by a hash of the question (default .02)",
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.02,
+        help="share of questions that only the best policy is tested on, at the end (default .02)",
     )
     parser.add_argument("--tokenizer", metavar="DIR", help="count prompt tokens with this model's tokenizer")
     parser.add_argument("--max-prompt-tokens", type=int, help="drop longer prompts (with --tokenizer)")
@@ -53,6 +60,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             count=arguments.count,
             seed=arguments.seed,
             heldout_fraction=arguments.heldout_fraction,
+            test_fraction=arguments.test_fraction,
         )
     elif (arguments.tokenizer is None) != (arguments.max_prompt_tokens is None):
         raise ValueError(
@@ -63,6 +71,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             arguments.input,
             arguments.output,
             heldout_fraction=arguments.heldout_fraction,
+            test_fraction=arguments.test_fraction,
             strict=arguments.strict,
             count_tokens=_token_counter(arguments) if arguments.tokenizer else None,
             max_prompt_tokens=arguments.max_prompt_tokens,

@@ -1,1 +1,1 @@
-"""Problem sets: readers, preparation with a hash-split held-out set, the prompt stream."""
+"""Problem sets: readers, preparation with splits by hash, the prompt stream."""

@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         pa.field("difficulty", pa.float64()),
     ]
 )
-"""The columns of train.parquet and heldout.parquet: the fields of `Problem`."""
+"""The columns of a prepared set: the fields of `Problem`."""
 
 PANDAS_INDEX = "__index_level_0__"
 """What pandas calls the column of the rows' numbers, where it writes them."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scalerl.common.files import read_json
 from scalerl.config import RunConfig
+from scalerl.data.prepare import check_no_leak
 from scalerl.data.problem import load_problems
 from scalerl.role import program_limits
 from scalerl.verify.pool import check_tasks
@@ -31,11 +32,13 @@ def check_inputs(config: RunConfig) -> None:
             f"directory (a hub name needs HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
         )
     _check_not_quantised(Path(config.model.path) / "config.json")
+    pools = {}
     for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
         if not value:
             raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
-        load_problems(Path(value))
-    num_prompts = min(config.evaluation.num_prompts, len(load_problems(Path(config.data.heldout))))
+        pools[key] = load_problems(Path(value))
+    check_no_leak(pools)
+    num_prompts = min(config.evaluation.num_prompts, len(pools["data.heldout"]))
     if config.evaluation.num > num_prompts:
         raise ValueError(
             f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out "
@@ -65,8 +68,8 @@ def _check_demo(config: RunConfig) -> None:
     if missing:
         raise ValueError(
             f"the demo is not prepared: there is no {', no '.join(missing)}; `make demo` makes model and "
-            f"data, or `scalerl prepare --generate arithmetic --output {DEMO_DIR} --heldout-fraction 0.06` "
-            f"and `scalerl base --output {DEMO_DIR}/base`"
+            f"data, or `scalerl prepare --generate arithmetic --output {DEMO_DIR} --heldout-fraction 0.06 "
+            f"--test-fraction 0.06` and `scalerl base --output {DEMO_DIR}/base`"
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from scalerl.cli import main
 from scalerl.data.generators import generate, parse_arguments
-from scalerl.data.prepare import is_heldout, prepare_generated
+from scalerl.data.prepare import SPLITS, Split, prepare_generated
 from scalerl.data.problem import load_problems
 from scalerl.data.reasoning_gym import check_arguments
 
@@ -93,16 +93,18 @@ def test_without_the_package_prepare_says_how_to_install_it(monkeypatch):
 def test_a_prepared_set_of_reasoning_gym(tmp_path, capsys):
     """Prompts and answers by an independent reading: the arithmetic of the prompt itself."""
     order = "reasoning_gym:chain_sum,min_terms=3,max_terms=4"
-    command = ["prepare", "--generate", order, "--count", "60", "--heldout-fraction", "0.2", "--output"]
+    command = ["prepare", "--generate", order, "--count", "60", "--heldout-fraction", "0.2"]
+    command += ["--test-fraction", "0.1", "--output"]
     main([*command, str(tmp_path / "a")])
     main([*command, str(tmp_path / "b")])
     assert "reasoning_gym:chain_sum" in capsys.readouterr().out
     problems = {}
-    for name in ("train", "heldout"):
+    split = Split(heldout_fraction=0.2, test_fraction=0.1)
+    for name in SPLITS:
         files = [tmp_path / folder / f"{name}.parquet" for folder in ("a", "b")]
         assert files[0].read_bytes() == files[1].read_bytes()
         for problem in load_problems(files[0]):
-            assert is_heldout(problem.prompt_id, 0.2) == (name == "heldout")
+            assert split.of(problem.prompt) == name
             problems[problem.prompt] = problem
     assert len(problems) == 60
     for prompt, problem in problems.items():

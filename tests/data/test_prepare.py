@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 
 import pandas as pd
@@ -11,25 +12,25 @@ from hypothesis import strategies as st
 from problem_rows import SAMPLES, math_rows, write_lines
 
 from scalerl.data.arithmetic import generate, worked_solution
-from scalerl.data.prepare import is_heldout, prepare, prepare_generated
+from scalerl.data.prepare import SPLITS, Split, prepare, prepare_generated, question_key
 from scalerl.data.problem import compute_prompt_id, load_problems, normalise
 
 
 def test_real_rows_prepared_with_their_report(tmp_path):
     paths = [SAMPLES / "math.json", SAMPLES / "gsm8k.jsonl"]
-    report = prepare(paths, tmp_path, heldout_fraction=0.5)
+    report = prepare(paths, tmp_path, heldout_fraction=0.5, test_fraction=0.25)
     first = report.inputs[0]
-    assert (first.rows, first.kept, first.train + first.heldout) == (6, 4, 4)
+    assert (first.rows, first.kept, first.train + first.heldout + first.test) == (6, 4, 4)
     assert {reason: dropped.count for reason, dropped in first.dropped.items()} == {
         "no_answer": 1,
         "duplicate": 1,
     }
     assert first.dropped["no_answer"].examples[0].startswith(f"{paths[0]}:5: its answer is None")
-    train, heldout = load_problems(tmp_path / "train.parquet"), load_problems(tmp_path / "heldout.parquet")
-    assert (len(train), len(heldout)) == (report.train, report.heldout)
-    assert len(train) + len(heldout) == 7
+    sizes = [pd.read_parquet(tmp_path / f"{name}.parquet").shape[0] for name in SPLITS]
+    assert sizes == [report.train, report.heldout, report.test]
+    assert sum(sizes) == 7
     assert report.table().splitlines()[1].split() == [
-        *("math.json", "6", "4", str(first.train), str(first.heldout)),
+        *("math.json", "6", "4", str(first.train), str(first.heldout), str(first.test)),
         *("duplicate", "1,", "no_answer", "1"),
     ]
     saved = json.loads((tmp_path / "report.json").read_text())
@@ -58,30 +59,54 @@ def test_code_beside_math_in_one_prepared_set(tmp_path):
     assert [entry.kept for entry in report.inputs] == [7, 5]
 
 
-def test_the_split_is_of_the_prompt_alone(tmp_path):
+@pytest.mark.parametrize("split", ["heldout", "test"])
+def test_the_split_is_of_the_question_alone(tmp_path, split):
     few = write_lines(tmp_path / "few.jsonl", math_rows(200))
     more = write_lines(tmp_path / "more.jsonl", math_rows(400)[::-1])
-    prepare([few], tmp_path / "few", heldout_fraction=0.1)
-    prepare([more], tmp_path / "more", heldout_fraction=0.1)
-    prepare([few], tmp_path / "wider", heldout_fraction=0.3)
+    prepare([few], tmp_path / "few", heldout_fraction=0.1, test_fraction=0.1)
+    prepare([more], tmp_path / "more", heldout_fraction=0.1, test_fraction=0.1)
+    prepare([few], tmp_path / "wider", heldout_fraction=0.3, test_fraction=0.3)
     few_ids, more_ids, wider_ids = (
-        {problem.prompt_id for problem in load_problems(tmp_path / name / "heldout.parquet")}
+        {problem.prompt_id for problem in load_problems(tmp_path / name / f"{split}.parquet")}
         for name in ("few", "more", "wider")
     )
-    all_few = few_ids | {problem.prompt_id for problem in load_problems(tmp_path / "few" / "train.parquet")}
+    all_few = {
+        problem.prompt_id
+        for name in SPLITS
+        for problem in load_problems(tmp_path / "few" / f"{name}.parquet")
+    }
+    assert len(all_few) == 200
     assert 5 <= len(few_ids) <= 40  # 20 expected, standard deviation 4.2
     assert more_ids & all_few == few_ids
     assert few_ids < wider_ids
+
+
+def test_a_question_typed_in_another_way_is_in_the_same_split(tmp_path):
+    """Two files that hold the same questions with other blanks, dollars, braces and capitals."""
+    plain = [{"problem": f"If x_1 = {n} and y = {n * n}, find x_1 + y", "answer": "1"} for n in range(100)]
+    other = [
+        {"problem": f"If $x_{{1}}={n}$ and\n$y={n * n}$,  FIND $x_{{1}}+y$.", "answer": "1"}
+        for n in range(100)
+    ]
+    files = [write_lines(tmp_path / f"{number}.jsonl", rows) for number, rows in enumerate((plain, other))]
+    report = prepare(files, tmp_path / "out", heldout_fraction=0.3, test_fraction=0.3)
+    assert (report.train + report.heldout + report.test, min(report.heldout, report.test) > 30) == (200, True)
+    first, second = report.inputs
+    assert (first.train, first.heldout, first.test) == (second.train, second.heldout, second.test)
+    pools = [load_problems(tmp_path / "out" / f"{name}.parquet") for name in SPLITS]
+    numbers = [{re.search(r"\d\d?(?=\$? and)", problem.prompt)[0] for problem in pool} for pool in pools]
+    assert sum(map(len, numbers)) == len(set.union(*numbers)) == 100
 
 
 def test_files_do_not_depend_on_the_order_of_rows(tmp_path):
     forward = write_lines(tmp_path / "rows.jsonl", math_rows(50))
     (tmp_path / "turned").mkdir()
     backward = write_lines(tmp_path / "turned" / "rows.jsonl", math_rows(50)[::-1])
-    prepare([forward], tmp_path / "a", heldout_fraction=0.3)
-    prepare([backward], tmp_path / "b", heldout_fraction=0.3)
-    for name in ("train.parquet", "heldout.parquet"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    prepare([forward], tmp_path / "a", heldout_fraction=0.3, test_fraction=0.3)
+    prepare([backward], tmp_path / "b", heldout_fraction=0.3, test_fraction=0.3)
+    for name in SPLITS:
+        file = f"{name}.parquet"
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_duplicates_conflicts_and_long_prompts(tmp_path):
@@ -115,9 +140,14 @@ def test_fractions(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", math_rows(3))
     with pytest.raises(ValueError, match=r"held-out fraction 1\.5"):
         prepare([path], tmp_path / "out", heldout_fraction=1.5)
+    with pytest.raises(ValueError, match=r"test fraction -0\.1"):
+        prepare([path], tmp_path / "out", heldout_fraction=0.0, test_fraction=-0.1)
+    with pytest.raises(ValueError, match=r"0\.6 and test fraction 0\.5 are more than 1 together"):
+        prepare([path], tmp_path / "out", heldout_fraction=0.6, test_fraction=0.5)
     assert not (tmp_path / "out").exists()
     assert prepare([path], tmp_path / "out", heldout_fraction=0.0).train == 3
     assert prepare([path], tmp_path / "out", heldout_fraction=1.0).heldout == 3
+    assert prepare([path], tmp_path / "out", heldout_fraction=0.0, test_fraction=1.0).test == 3
 
 
 def test_loading_what_is_not_prepared(tmp_path):
@@ -135,8 +165,21 @@ def test_loading_what_is_not_prepared(tmp_path):
 
 def test_the_id_is_sixteen_digits_of_sha256():
     assert compute_prompt_id("7*3?") == hashlib.sha256(b"7*3?").hexdigest()[:16]
-    assert is_heldout("7fffffffffffffff", 0.5)
-    assert not is_heldout("8000000000000000", 0.5)
+
+
+def test_the_split_by_hand():
+    # 0cd69da7... is 0.05015 of 2^64
+    assert question_key(" 7 * 3?") == hashlib.sha256(b"7*3?").hexdigest()[:16] == "0cd69da733249ad9"
+    assert Split(heldout_fraction=0.0502).of(" 7 * 3?") == "heldout"
+    assert Split(heldout_fraction=0.0501, test_fraction=0.9498).of("7*3?") == "train"
+    assert Split(heldout_fraction=0.0, test_fraction=0.9499).of("7*3?") == "test"
+
+
+@given(st.text())
+def test_every_prompt_has_one_split_and_blanks_do_not_matter(text):
+    split = Split(heldout_fraction=0.25, test_fraction=0.25)
+    assert split.of(text) in SPLITS
+    assert question_key(" " + text.replace(" ", "\n\t") + "\u00a0") == question_key(text)
 
 
 def test_normalising_keeps_lines_and_their_indentation():

@@ -15,14 +15,14 @@ from scalerl.settings import load_config
 def make_config(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    write_problems(tmp_path / "problems.parquet", [make_problem("1+1?", ["2"], source="test")])
+    write_problems(tmp_path / "train.parquet", [make_problem("1+1?", ["2"], source="test")])
+    write_problems(tmp_path / "heldout.parquet", [make_problem("2+1?", ["3"], source="test")])
 
     def make(*overrides: str) -> RunConfig:
-        data = tmp_path / "problems.parquet"
         fixed = [
             f"model.path={tmp_path}/model",
-            f"data.train={data}",
-            f"data.heldout={data}",
+            f"data.train={tmp_path}/train.parquet",
+            f"data.heldout={tmp_path}/heldout.parquet",
             "generator.kv_cache_gb=0.1",
         ]
         fixed += ["trainer.num_ranks=2", "generator.num=1", "evaluation.num=1", "budget.max_steps=3"]

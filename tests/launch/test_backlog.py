@@ -157,7 +157,7 @@ if role == "evaluator":
 
 
 def shared_data(tmp_path) -> str:
-    problems = [make_problem(f"{number}+1?", [str(number + 1)], source="test") for number in range(3)]
+    problems = [make_problem(f"{number}+5?", [str(number + 5)], source="test") for number in range(3)]
     write_problems(tmp_path / "three.parquet", problems)
     return f"data.heldout={tmp_path / 'three.parquet'}"
 

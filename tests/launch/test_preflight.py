@@ -47,6 +47,15 @@ def test_the_doctor_looks_for_the_sandbox(bubblewrap, tmp_path, monkeypatch):
     )
 
 
+def test_a_question_on_both_sides_is_refused(make_config, tmp_path):
+    """As another file types it: the prompts and their ids differ."""
+    write_problems(tmp_path / "other.parquet", [make_problem("$1 + 1$ ?", ["2"], source="test")])
+    with pytest.raises(
+        ValueError, match=r"data\.train and data\.heldout share 1 questions, such as '\$1 \+ 1"
+    ):
+        check_inputs(make_config(f"data.heldout={tmp_path}/other.parquet"))
+
+
 @pytest.mark.parametrize("text_config", [False, True])
 def test_a_quantised_base_is_refused(make_config, tmp_path, text_config):
     config = make_config()
