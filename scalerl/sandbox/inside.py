@@ -8,6 +8,7 @@ protecting from the program: no expected output ever comes here.
 """
 
 import builtins
+import io
 import marshal
 import os
 import sys
@@ -29,6 +30,9 @@ OFFERED = (
 """The modules that sites of such problems import before a solution that is called: its starter code says
 List[int], and imports nothing."""
 
+STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+"""What programs open by name, though there is no /dev."""
+
 
 def take(descriptor):
     """Read the task and empty its file, which tells the outside that the sandbox works."""
@@ -43,7 +47,17 @@ def limit(limits):
     import resource
 
     for name, value in limits.items():
-        resource.setrlimit(getattr(resource, name), (value, value))
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        # The job that this runs in may allow less already, which nobody can take back.
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def open_stream(file, *arguments, _open=io.open, **options):
+    """Open a file, or a standard stream by its name in /dev."""
+    stream = None if isinstance(file, int) else STREAMS.get(os.fspath(file))
+    return _open(file if stream is None else os.dup(stream), *arguments, **options)
 
 
 def run(program, name, namespace):
@@ -92,6 +106,7 @@ def main():
     sys.argv = ["program.py"]
     for name in ("exit", "quit"):  # as `site` gives them, which -S leaves out
         setattr(builtins, name, sys.exit)
+    builtins.open = io.open = open_stream
     limit(task["limits"])
     try:
         if task["fn_name"]:

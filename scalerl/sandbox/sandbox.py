@@ -42,6 +42,9 @@ START_S = 10.0
 OUTPUT_BYTES = 16 << 20
 """The size of a file, standard output included."""
 SCRATCH_BYTES = 64 << 20
+STACK_BYTES = 100 << 20
+"""The C stack of the main thread, which grows into it: recursion through C functions, such as that of a
+function with lru_cache, takes about 500 bytes a level. The kernel leaves 128 MiB of room below any stack."""
 THREADS = 64
 MEMORY_EXIT = 86
 """The exit code of a program that ran out of memory."""
@@ -149,6 +152,7 @@ class Sandbox:
         limits = {
             "RLIMIT_CPU": self._limits.cpu_s,
             "RLIMIT_AS": self._limits.memory_mb << 20,
+            "RLIMIT_STACK": STACK_BYTES,
             "RLIMIT_FSIZE": OUTPUT_BYTES,
             "RLIMIT_NOFILE": 32,
             "RLIMIT_CORE": 0,

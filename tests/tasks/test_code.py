@@ -206,3 +206,30 @@ def test_what_honest_programs_use(sandbox):
     scratch = "open('a', 'w').write('kept'); print(open('a').read(), __import__('os').listdir('.'))"
     assert sandbox.run(scratch).output == b"kept ['a']\n"
     assert sandbox.run(scratch).output == b"kept ['a']\n"  # nothing is left from the first
+
+
+# What honest programs do
+
+
+def test_honest_recursion_a_hundred_thousand_deep(sandbox):
+    program = (
+        "import functools, sys\nsys.setrecursionlimit(10**6)\n@functools.lru_cache(None)\n"
+        "def count(n): return 0 if n == 0 else count(n - 1) + 1\nprint(count(int(input())))"
+    )
+    for depth in (18_000, 100_000):
+        assert sandbox.run(program, str(depth).encode()) == ProgramRun(
+            status="done", output=f"{depth}\n".encode()
+        )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print(open('/dev/stdin').read(), end='')",
+        "import sys\nsys.stdin = open('/dev/stdin')\nprint(input(), input(), sep='\\n')",
+        "from pathlib import Path\nprint(Path('/dev/stdin').read_text(), end='')",
+        "open('/dev/stdout', 'w').write(open(0).read())",
+    ],
+)
+def test_standard_streams_by_their_names(sandbox, program):
+    assert sandbox.run(program, b"1\n2\n") == ProgramRun(status="done", output=b"1\n2\n")
