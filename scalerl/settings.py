@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from scalerl.common.names import hint, nearest
 from scalerl.config import RunConfig
 
+OPEN_TABLES = ("data.chat_template_kwargs",)
+"""Tables of RunConfig whose names the user chooses."""
+
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested tables as one table of dotted keys."""
@@ -27,17 +30,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 @cache
 def known_keys() -> list[str]:
     """Return every dotted key a config may set, in order of definition."""
-    return list(flatten(RunConfig().model_dump()))
+    return [*flatten(RunConfig().model_dump()), *(f"{table}.NAME" for table in OPEN_TABLES)]
 
 
 def check_key(key: str, origin: str) -> None:
-    """Refuse a dotted key that RunConfig does not have.
+    """Refuse a dotted key that RunConfig does not have, or that names a table instead of a value.
 
     Raises:
         ValueError: names `origin`, the key and the nearest valid names.
     """
+    if key in OPEN_TABLES:
+        raise ValueError(f"{origin}: {key} is a table: set its entries, each as {key}.NAME=value")
     keys = known_keys()
-    if key in keys:
+    if key in keys or key.startswith(tuple(f"{table}." for table in OPEN_TABLES)):
         return
     last = key.rsplit(".", 1)[-1]
     near = [known for known in keys if known.rsplit(".", 1)[-1] == last] or nearest(key, keys)
@@ -156,4 +161,6 @@ def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConf
 def differences(first: RunConfig, second: RunConfig) -> list[str]:
     """Name the dotted keys in which two configs differ, with both values."""
     left, right = flatten(first.model_dump()), flatten(second.model_dump())
-    return [f"{key}: {left[key]!r} -> {right[key]!r}" for key in left if left[key] != right[key]]
+    unset = "not set"
+    pairs = ((key, left.get(key, unset), right.get(key, unset)) for key in left | right)
+    return [f"{key}: {before!r} -> {after!r}" for key, before, after in pairs if before != after]

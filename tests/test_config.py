@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scalerl.config import RunConfig
-from scalerl.settings import build_config, differences, load_config, parse_override
+from scalerl.settings import build_config, differences, flatten, load_config, parse_override
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -95,6 +95,36 @@ def test_override_values_are_toml_or_plain_text():
     assert parse_override("a.b=x=y") == ("a.b", "x=y")
 
 
+def test_arguments_of_the_chat_template_are_a_table_of_free_names(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('[data.chat_template_kwargs]\nenable_thinking = true\ndate_string = "26 Jul 2024"\n')
+    config = load_config([path], ["data.chat_template_kwargs.enable_thinking=false"])
+    assert config.data.chat_template_kwargs == {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    assert build_config(flatten(config.model_dump(mode="json"))) == config
+    without = load_config([path])
+    assert without.signature() != config.signature() != RunConfig().signature()
+    key = "data.chat_template_kwargs.enable_thinking"
+    assert differences(without, config) == [f"{key}: True -> False"]
+    assert differences(RunConfig(), load_config([], [f"{key}=true"])) == [f"{key}: 'not set' -> True"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.chat_template_kwargs={a=1}", r"is a table: .* data\.chat_template_kwargs\.NAME=value"),
+        (
+            "data.chat_template_kwargs.enable_thinking=False",
+            r"enable_thinking = 'False' is a text; write false",
+        ),
+        ("data.chat_template_kwarg.a=1", r"did you mean data\.chat_template_kwargs\.NAME"),
+        ("data.chat_template_kwargs.a.b=1", r"data\.chat_template_kwargs\.a\."),
+    ],
+)
+def test_wrong_arguments_of_the_chat_template(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config([], [override])
+
+
 def test_signature_is_the_identity_of_the_recipe():
     config = RunConfig()
     same = load_config([], ["budget.max_gpu_hours=16000", "launch.max_restarts=9", "evaluation.num=2"])
@@ -105,6 +135,7 @@ def test_signature_is_the_identity_of_the_recipe():
         "evaluation.every_steps=9",
         "generator.num=32",
         "optimizer.learning_rate=1e-6",
+        "data.system_prompt=Be brief.",
     ):
         assert load_config([], [override]).signature() != config.signature()
     assert differences(config, load_config([], ["seed=1"])) == ["seed: 0 -> 1"]

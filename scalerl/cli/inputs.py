@@ -38,6 +38,9 @@ def add_prepare(commands) -> None:
     parser.add_argument(
         "--instruction", default="", help="with --tokenizer: data.instruction of the run, counted too"
     )
+    parser.add_argument(
+        "--system-prompt", default="template", help="with --tokenizer: data.system_prompt, likewise"
+    )
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
     parser.add_argument("--min-steps", type=int, help="with --generate arithmetic: shortest chain (1)")
@@ -88,13 +91,13 @@ def _order(arguments: argparse.Namespace) -> str:
 
 
 def _token_counter(arguments: argparse.Namespace):
-    from scalerl.config import DataConfig
+    from scalerl.config import DataConfig, LengthConfig
     from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 
     encoder = PromptEncoder(
         load_tokenizer(arguments.tokenizer),
-        DataConfig(instruction=arguments.instruction),
-        max_prompt_tokens=arguments.max_prompt_tokens,
+        DataConfig(instruction=arguments.instruction, system_prompt=arguments.system_prompt),
+        LengthConfig(max_prompt_tokens=arguments.max_prompt_tokens, length_control="none", think_end=""),
     )
     return encoder.count_tokens
 

@@ -9,6 +9,9 @@ from scalerl.config.section import Section
 
 INTERRUPTION_TEXT = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
 
+TEMPLATE_DEFAULT = "template"
+"""data.system_prompt that leaves it to the chat template what to say first."""
+
 CODE_INSTRUCTION = (
     "Write the whole solution in Python, in one block that begins with ```python and ends with ```. "
     "Where the problem gives no starter code, it is a program that reads from standard input "
@@ -57,9 +60,24 @@ class DataConfig(Section):
     """Text appended to every math problem, such as "Put your final answer within \\boxed{}."."""
     code_instruction: str = CODE_INSTRUCTION
     """Text appended to every code problem."""
+    system_prompt: str = TEMPLATE_DEFAULT
+    """System message. "template": none is given, and the chat template says what it says by itself, which for
+    some models is a text of their own. Empty: an empty message in its place. Else: this text."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Arguments of the chat template, such as enable_thinking = false."""
     code_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of code among the prompts trained on, evenly interleaved. None: all prompts are one pool,
     whatever their task."""
+
+    @model_validator(mode="after")
+    def _truth_is_no_text(self) -> "DataConfig":
+        # Of `enable_thinking is false` and `if enable_thinking` the text "False" makes the opposite.
+        for name, value in self.chat_template_kwargs.items():
+            if str(value) in ("True", "False") and not isinstance(value, bool):
+                raise ValueError(
+                    f"chat_template_kwargs.{name} = {value!r} is a text; write {str(value).lower()}"
+                )
+        return self
 
 
 class LengthConfig(Section):

@@ -62,9 +62,7 @@ class Evaluator:
         """
         self._config, self._parts, self._engine, self._stop = config, parts, engine, stop
         tokenizer = load_tokenizer(config.model.path)
-        self._prompts = PromptEncoder(
-            tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens
-        )
+        self._prompts = PromptEncoder(tokenizer, config.data, config.length)
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
         problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
         self._problems = problems[parts.index :: parts.num]

@@ -36,7 +36,7 @@ def evaluate_model(
         raise ValueError(f"--output {output}: the name must end with one of {', '.join(OUTPUT_SUFFIXES)}")
     problems = load_problems(data)
     tokenizer = load_tokenizer(model)
-    prompts = PromptEncoder(tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens)
+    prompts = PromptEncoder(tokenizer, config.data, config.length)
     prompts.encode_all(problems)
     with start_verifier(config, problems) as pool:  # before the engine: it refuses quickly
         engine = SamplingEngine(model, 0, EngineOptions.of(config, config.seed))

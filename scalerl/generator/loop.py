@@ -103,9 +103,7 @@ class Generator:
         self._problems, self._engine, self._manifest = problems, engine, manifest
         self._name = f"generator-{index}"
         tokenizer = load_tokenizer(config.model.path)
-        self._prompts = PromptEncoder(
-            tokenizer, config.data, max_prompt_tokens=config.length.max_prompt_tokens
-        )
+        self._prompts = PromptEncoder(tokenizer, config.data, config.length)
         self._prompts.encode_all(problems.values())
         self._sampler: CompletionSampler[tuple[int, int]] = CompletionSampler(
             engine, tokenizer, config.length, seed

@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from scalerl.config import DataConfig
+from scalerl.config import DataConfig, LengthConfig
 from scalerl.data.problem import Problem
+from scalerl.inference.chat_format import ChatFormat
 from scalerl.tasks.registry import TASKS
 
 
@@ -19,17 +20,22 @@ def load_tokenizer(model: str | Path) -> Any:
 class PromptEncoder:
     """Turns problems into token ids, and remembers them.
 
-    A prompt is the problem's text and the instruction of its task, in the tokenizer's chat template if it has
-    one.
+    A prompt is the problem's text and the instruction of its task, as a user message in the tokenizer's chat
+    template if it has one.
     """
 
-    def __init__(self, tokenizer: Any, data: DataConfig, *, max_prompt_tokens: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, data: DataConfig, length: LengthConfig) -> None:
+        """Take what is said around a problem from `data`, limits and the end of thinking from `length`.
+
+        Raises:
+            ValueError: the tokenizer's chat template does not take what `data` says, or ends the thinking.
+        """
+        self._format = ChatFormat(tokenizer, data, length.think_end)
         self._instructions = {
             task.name: getattr(data, task.instruction_key) if task.instruction_key else task.instruction
             for task in TASKS.values()
         }
-        self._max_prompt_tokens = max_prompt_tokens
+        self._max_prompt_tokens = length.max_prompt_tokens
         self._encoded: dict[str, list[int]] = {}
 
     def count_tokens(self, problem_text: str, task: str = "math") -> int:
@@ -64,10 +70,4 @@ class PromptEncoder:
 
     def _tokenize(self, problem_text: str, task: str) -> list[int]:
         instruction = self._instructions[task]
-        text = f"{problem_text}\n{instruction}" if instruction else problem_text
-        if not self._tokenizer.chat_template:
-            return list(self._tokenizer(text)["input_ids"])
-        encoding = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-        )
-        return list(encoding["input_ids"])
+        return self._format.tokenize(f"{problem_text}\n{instruction}" if instruction else problem_text)

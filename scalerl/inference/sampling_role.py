@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
+from scalerl.inference.prompts import PromptEncoder, load_tokenizer
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal
 from scalerl.run_folder import read_config
@@ -31,12 +32,14 @@ class SamplingRole:
 
         Raises:
             TimeoutError: the trainer published no policy within launch.wait_for_weights_s.
-            ValueError: the folder's config cannot be read.
+            ValueError: the folder's config cannot be read, or the chat template does not take its prompts.
         """
         # First, so that SIGTERM ends the process at once while the engine is not there yet.
         self.stop = StopSignal()
         self.paths, self.index, self.attempt = RunPaths(run_dir), index, attempt
         self.config = read_config(self.paths)
+        # For its errors: a prompt that the chat template does not make is refused before any engine starts.
+        PromptEncoder(load_tokenizer(self.config.model.path), self.config.data, self.config.length)
         import_vllm()
         wait_for_manifest(self.paths, self.config.launch.wait_for_weights_s)
 

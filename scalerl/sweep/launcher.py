@@ -184,7 +184,8 @@ def confirm(gpu_hours: float | None, above: float, yes: bool) -> None:
 
 def _check_inputs(sweep: Sweep, names: list[str]) -> None:
     """Refuse what would fail in every job, before anything is submitted; equal inputs are read once."""
-    distinct = {(sweep.runs[name].model.path, sweep.runs[name].data): sweep.runs[name] for name in names}
+    configs = [sweep.runs[name] for name in names]
+    distinct = {(config.model.path, config.data.train, config.data.heldout): config for config in configs}
     for config in distinct.values():
         check_inputs(config)
 
