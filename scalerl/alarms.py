@@ -1,7 +1,8 @@
 """Signs that training goes wrong, read from the metric rows of a run: their levels, and what to do.
 
 Every sign is a mean over the newest WINDOW_STEPS optimizer steps that is held against a level, so that a
-single odd step raises no alarm; except "pass_rate", the newest evaluation, and "not_finite", a step.
+single odd step raises no alarm; except "no_reward", the steps since the start, "pass_rate", the newest
+evaluation, and "not_finite", a step.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,15 @@ BASELINE_STEPS = 100
 """Steps before the window that a gradient norm is compared with; fewer at the start, but at least
 WINDOW_STEPS."""
 
+NO_REWARD_STEPS = 5
+"""Steps from the start without one correct completion, 3,840 in ScaleRL's batch. Nothing is learnt from
+them, and a model that could learn rarely begins so low: something is set wrong."""
+NO_ANSWER_LEVEL = 0.5
+"""Share of completions. A base model may miss the answer's format at times; where most are without an answer,
+the limits, the template or the prompt do not fit the model."""
+ZERO_VARIANCE_LEVEL = 0.8
+"""Share of groups, dropped or not. Only the others teach. Of groups of 16 with a pass rate of p a share of
+p^16 + (1 - p)^16 have equal rewards: .8 is that of p = .014 and of p = .986."""
 TRUNCATION_LEVEL = 0.10
 """Share of completions. Runs with 10-15 % became unstable and did not recover; ScaleRL stays below 5 %
 (paper, appendix A.15)."""
@@ -40,6 +50,12 @@ PASS_RATE_LEVEL = 0.15
 because they are mastered."""
 
 ADVICE: dict[AlarmKind, str] = {
+    "no_reward": "look at verdicts and at some completions of the spool: set length.think_end to what the "
+    "model writes, ask for the graded format in data.instruction, or train on easier problems",
+    "no_answer": "set length.think_end to what the model writes (empty if it does not think apart), ask for "
+    "the answer's format in data.instruction, or raise length.max_thinking_tokens and max_solution_tokens",
+    "zero_variance": "choose prompts of middling difficulty: easier ones where the pass rate is near 0, "
+    "harder ones where it is near 1; or raise batch.generations_per_prompt",
     "truncation": "raise length.max_solution_tokens, or let interruptions begin earlier "
     "(length.interruption_max_tokens)",
     "entropy_low": "add harder prompts or lower optimizer.learning_rate; groups_dropped shows how many "
@@ -85,6 +101,12 @@ def _signs(steps: Sequence[StepRow]) -> dict[AlarmKind, tuple[np.ndarray, np.nda
     )
     constant = np.ones(len(steps))
     return {
+        "no_reward": (_steps_without_reward(_column(steps, "pass_rate")), NO_REWARD_STEPS * constant),
+        "no_answer": (_window_means(_column(steps, "no_answer_share")), NO_ANSWER_LEVEL * constant),
+        "zero_variance": (
+            _window_means(_column(steps, "zero_variance_share")),
+            ZERO_VARIANCE_LEVEL * constant,
+        ),
         "truncation": (_window_means(_column(steps, "truncation_rate")), TRUNCATION_LEVEL * constant),
         "entropy_low": (entropy, ENTROPY_LOW_FACTOR * first_entropy * constant),
         "entropy_high": (entropy, ENTROPY_HIGH_FACTOR * first_entropy * constant),
@@ -92,6 +114,13 @@ def _signs(steps: Sequence[StepRow]) -> dict[AlarmKind, tuple[np.ndarray, np.nda
         "grad_norm": (_window_means(grad_norm), GRAD_NORM_FACTOR * _baseline_medians(grad_norm)),
         "not_finite": (skipped, 0 * constant),
     }
+
+
+def _steps_without_reward(pass_rates: np.ndarray) -> np.ndarray:
+    """Return how many steps there were until each step, none with a correct completion [steps]; 0 from the
+    first one on."""
+    rewarded = np.logical_or.accumulate(pass_rates > 0)
+    return np.where(rewarded, 0, np.cumsum(pass_rates == 0))
 
 
 def _pass_rates(numbers: Sequence[int], evaluations: Sequence[EvalRow]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ from scalerl.alarms import ADVICE, alarms, standing_alarms
 from scalerl.metrics.rows import EvalRow, Rows, StepRow
 
 HEALTHY = {"truncation_rate": 0.04, "entropy": 0.3, "log_ratio_mean": 0.01, "grad_norm": 0.5}
+HEALTHY |= {"pass_rate": 0.3, "num_groups": 10, "zero_variance_groups": 4}
+HEALTHY |= {"verdicts": {"different": 6, "equal": 3, "no_answer": 1}}
 TRAINED = {"step_applied": True, "num_micro_batches": 4}
 NOTHING_TRAINED = dict.fromkeys(["entropy", "log_ratio_mean", "grad_norm"], None) | {"step_applied": False}
 
@@ -46,6 +48,10 @@ def test_a_healthy_run_raises_none():
         ("log_ratio", {"log_ratio_mean": 0.5}, 108, 0.5, 0.2),
         # 5 x .5 is the level: .5 + n x .375 is above 2.5 from n = 6 and ends at 8
         ("grad_norm", {"grad_norm": 8.0}, 106, 8.0, 2.5),
+        # .1 + n x .035 is above .5 from n = 12 and ends at .8: no_code is no answer either
+        ("no_answer", {"verdicts": {"equal": 2, "no_answer": 3, "no_code": 5}}, 112, 0.8, 0.5),
+        # .4 + n x .03 is above .8 from n = 14 and ends at 1
+        ("zero_variance", {"zero_variance_groups": 10}, 114, 1.0, 0.8),
         # one evaluation says it
         ("pass_rate", {"held_out": 0.1}, 101, 0.1, 0.15),
     ],
@@ -70,8 +76,39 @@ def test_an_alarm_ends_with_its_cause_and_a_second_one_is_its_own():
     assert standing_alarms(rows((40, {}), (10, {"truncation_rate": 0.5}), (17, {}))) != []
 
 
+def test_a_run_that_never_sees_a_reward_says_so_after_five_steps():
+    unrewarded = NOTHING_TRAINED | {"num_micro_batches": 0, "pass_rate": 0.0, "zero_variance_groups": 10}
+    assert alarms(rows((5, unrewarded))) == []
+    (alarm,) = standing_alarms(rows((6, unrewarded)))
+    assert (alarm.kind, alarm.step, alarm.value, alarm.level) == ("no_reward", 6, 6, 5)
+    assert str(alarm) == "no_reward 6 above 5 since step 6"
+    # for ever: every group is dropped, nothing is trained
+    endless = unrewarded | {"verdicts": {"no_answer": 160}}
+    found = standing_alarms(rows((400, endless)))
+    assert [(alarm.kind, alarm.step, alarm.value) for alarm in found] == [
+        ("no_reward", 6, 400),
+        ("no_answer", 20, 1),
+        ("zero_variance", 20, 1),
+    ]
+    # the first correct completion ends it for good, and mastered prompts are another matter
+    late = rows((7, unrewarded), (1, {"pass_rate": 0.001}), (11, unrewarded))
+    assert [(alarm.kind, alarm.step, alarm.last_step) for alarm in alarms(late)] == [("no_reward", 6, 7)]
+    mastered = unrewarded | {"pass_rate": 1.0, "verdicts": {"equal": 160}}
+    assert {alarm.kind for alarm in alarms(rows((400, mastered)))} == {"zero_variance"}
+
+
+def test_rows_that_count_no_groups_and_no_verdicts_raise_none():
+    uncounted = {"pass_rate": None, "num_groups": None, "zero_variance_groups": None, "verdicts": None}
+    assert alarms(rows((400, uncounted))) == []
+
+
 def test_one_odd_step_raises_none():
-    odd = {"truncation_rate": 1.0, "entropy": 3.0, "log_ratio_mean": 3.0, "grad_norm": 40.0}
+    odd = {"pass_rate": 0.0, "zero_variance_groups": 10, "verdicts": {"no_answer": 10}} | {
+        "truncation_rate": 1.0,
+        "entropy": 3.0,
+        "log_ratio_mean": 3.0,
+        "grad_norm": 40.0,
+    }
     assert alarms(rows((60, {}), (1, odd), (60, {}))) == []
 
 

@@ -7,7 +7,16 @@ from pydantic import Field, model_validator
 from scalerl.config.section import Section
 
 AlarmKind = Literal[
-    "truncation", "entropy_low", "entropy_high", "log_ratio", "grad_norm", "pass_rate", "not_finite"
+    "no_reward",
+    "no_answer",
+    "zero_variance",
+    "truncation",
+    "entropy_low",
+    "entropy_high",
+    "log_ratio",
+    "grad_norm",
+    "pass_rate",
+    "not_finite",
 ]
 """Signs of trouble that scalerl/alarms.py watches for."""
 

@@ -12,6 +12,9 @@ from scalerl.common.json_record import JsonRecord
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours
 
+NO_ANSWER = ("no_answer", "no_code")
+"""Reasons of verdicts on completions in which nothing to grade was found."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Row(JsonRecord):
@@ -96,6 +99,10 @@ class StepRow(_Row):
     """Largest off-policyness of a token, optimizer steps."""
     num_groups: int | None = None
     """Prompt groups of the batch."""
+    zero_variance_groups: int | None = None
+    """Groups whose rewards are all equal, dropped or not: they teach nothing."""
+    verdicts: dict[str, int] | None = None
+    """Completions of the batch by the reason of their verdict (`scalerl.tasks.task.Reason`)."""
     groups_dropped: dict[str, int] | None = None
     """Groups that left the batch, by reason ("zero_variance")."""
     prompts_dropped_total: int | None = None
@@ -117,6 +124,20 @@ class StepRow(_Row):
     def dropped_share(self) -> float | None:
         """Return the share of the batch's groups that left it; None where the groups were not counted."""
         return sum((self.groups_dropped or {}).values()) / self.num_groups if self.num_groups else None
+
+    @property
+    def zero_variance_share(self) -> float | None:
+        """Return the share of the batch's groups whose rewards are all equal; None where not counted."""
+        if not self.num_groups or self.zero_variance_groups is None:
+            return None
+        return self.zero_variance_groups / self.num_groups
+
+    @property
+    def no_answer_share(self) -> float | None:
+        """Return the share of the completions in which nothing to grade was found; None where not counted."""
+        if not self.verdicts:
+            return None
+        return sum(self.verdicts.get(reason, 0) for reason in NO_ANSWER) / sum(self.verdicts.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scalerl.algo.advantages import advantages
+from scalerl.algo.advantages import advantages, has_variance
 from scalerl.algo.aggregation import token_weights
 from scalerl.config import AlgoConfig
 from scalerl.spool.schema import Group, Rollout
@@ -23,8 +23,7 @@ def training_sequences(
     # Every rank computes this from the whole batch, though it trains only its share: the standard deviation
     # of the advantages and the denominators of the loss are then those of the step, whatever the number of
     # ranks.
-    rewards = np.array([[rollout.reward for rollout in group] for group in groups])
-    values, kept = advantages(rewards, norm=algo.advantage_norm, zero_variance=algo.zero_variance)
+    values, kept = advantages(_rewards(groups), norm=algo.advantage_norm, zero_variance=algo.zero_variance)
     lengths = np.array([[np.count_nonzero(rollout.loss_mask) for rollout in group] for group in groups])
     # A group that was dropped has no tokens left, so it counts in no denominator: that is the effective
     # batch.
@@ -68,8 +67,15 @@ def batch_statistics(groups: Sequence[Group], step: int) -> dict[str, Any]:
         "interruption_rate": _mean(rollout.interrupted for rollout in rollouts),
         **_off_policyness(rollouts, step),
         "num_groups": len(groups),
+        "zero_variance_groups": int(np.count_nonzero(~has_variance(_rewards(groups)))),
+        "verdicts": dict(sorted(Counter(rollout.verdict for rollout in rollouts).items())),
         **_task_pass_rates(rollouts),
     }
+
+
+def _rewards(groups: Sequence[Group]) -> np.ndarray:
+    # [prompts, completions]
+    return np.array([[rollout.reward for rollout in group] for group in groups])
 
 
 def _off_policyness(rollouts: Sequence[Rollout], step: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def end(exhausted=False):
     sys.exit(0)
 def step_row(step, **values):
     measured = dict(reward=0.0, pass_rate=0.5, generated_tokens=step * 10, off_policyness_mean=1.0)
-    post("step", step, **measured, **values)
+    post("step", step, **(measured | values))
 """
 
 

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import threading
 
+import pytest
 from scripted_roles import REAL_PYTHON, processes_of, wait_until
 
 from scalerl.common.files import read_json
 from scalerl.launch.supervisor import ROLE_STOP_S, run
 from scalerl.metrics.ledger import Interval
 from scalerl.metrics.rows import read_rows
+from scalerl.run_folder import Alarm
 
 
 def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
@@ -133,6 +135,30 @@ def test_a_run_stops_on_an_alarm_and_goes_on_without(paths, make_config, script_
     assert "ALARM truncation" in capsys.readouterr().out
     status = read_json(paths.status)
     assert (status["reason"], status["step"]) == ("max_steps reached", 30)
+
+
+@pytest.mark.parametrize(
+    ("kind", "measured", "text"),
+    [
+        ("no_reward", "pass_rate=0.0", "no_reward 6 above 5 since step 6"),
+        ("no_answer", "verdicts=dict(no_answer=3, equal=1)", "no_answer 0.75 above 0.5 since step 20"),
+        ("zero_variance", "num_groups=4, zero_variance_groups=4", "zero_variance 1 above 0.8 since step 20"),
+    ],
+)
+def test_a_run_that_teaches_nothing_can_be_stopped(paths, make_config, script_roles, kind, measured, text):
+    script_roles(
+        f"""
+        if role == "trainer":
+            for step in range(1, {text.split()[-1]} + 1):
+                if index == 0: step_row(step, {measured})
+            while not (folder / "stop.json").exists(): time.sleep(0.02)
+            end()
+        """
+    )
+    assert run(make_config("budget.max_steps=30", f'launch.stop_on_alarm=["{kind}"]'), paths) == 0
+    status = read_json(paths.status)
+    assert status["state"] == "finished" and status["reason"].startswith(f"alarm: {kind} ")
+    assert [str(Alarm.from_json(alarm, "alarm")) for alarm in status["alarms"]] == [text]
 
 
 def test_ctrl_c_lets_the_trainer_checkpoint_and_the_run_continue(paths, make_config, script_roles, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from fake_generator import make_group
 
+from scalerl.metrics.rows import StepRow
 from scalerl.settings import build_config
 from scalerl.trainer.objective import batch_statistics
 from scalerl.trainer.state import TrainingState
@@ -39,12 +40,24 @@ def test_groups_are_admitted_at_the_ratio_and_a_restored_run_goes_on_with_it():
 
 
 def test_a_step_of_several_tasks_says_the_pass_rate_of_each():
-    groups = [
-        make_group(group, f"prompt-{group}", 0, 4) for group in range(4)
-    ]  # 0, 2, 3 and 4 of 4 are correct
+    # 0, 2, 3 and 4 of 4 are correct
+    groups = [make_group(group, f"prompt-{group}", 0, 4) for group in range(4)]
     assert not [name for name in batch_statistics(groups, 0) if name.startswith("pass_rate_")]
     groups[3] = [replace(rollout, task="code") for rollout in groups[3]]
     statistics = batch_statistics(groups, 0)
     assert statistics["pass_rate"] == 9 / 16
     assert statistics["pass_rate_math"] == 5 / 12
     assert statistics["pass_rate_code"] == 1.0
+
+
+def test_a_step_counts_verdicts_and_groups_that_teach_nothing():
+    groups = [make_group(group, f"prompt-{group}", 0, 4) for group in range(4)]
+    groups[0] = [replace(rollout, verdict="no_answer") for rollout in groups[0]]
+    statistics = batch_statistics(groups, 0)
+    assert statistics["verdicts"] == {"different": 3, "equal": 9, "no_answer": 4}
+    assert statistics["zero_variance_groups"] == 2
+    row = StepRow(step=1, **statistics)
+    assert (row.no_answer_share, row.zero_variance_share) == (0.25, 0.5)
+    # a length penalty makes rewards of mastered prompts differ
+    groups[3] = [replace(rollout, reward=1 - 0.1 * rollout.completion) for rollout in groups[3]]
+    assert batch_statistics(groups, 0)["zero_variance_groups"] == 1
