@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from scalerl.evaluator.best import keep_if_best
-from scalerl.evaluator.mean_at_k import summarise
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
+from scalerl.evaluator.summary import summarise
 from scalerl.fence import check_attempt
 from scalerl.metrics.rows import EvalRow, post_row
 from scalerl.paths import RunPaths

@@ -1,39 +1,16 @@
-"""Measure mean@k: k completions of every prompt by the policy served now, graded, and their statistics."""
+"""Sample k completions of every prompt by the policy served now, and grade them."""
 
-import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 from scalerl.data.problem import Problem
+from scalerl.evaluator.summary import PromptTally
 from scalerl.inference.completion import Completion, CompletionSampler
 from scalerl.inference.prompts import PromptEncoder
 from scalerl.tasks.task import Verdict
 from scalerl.verify.pool import VerifierPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptTally:
-    """What the statistics of an evaluation need to know of one prompt: sums over its completions."""
-
-    prompt_id: str
-    task: str
-    num_samples: int
-    """Completions sampled: k."""
-    num_correct: int
-    num_tokens: int
-    """Completion tokens, of all k together."""
-    num_truncated: int
-    """Completions that ran out of tokens."""
-    num_interrupted: int
-    """Completions whose thinking was cut short by force."""
-
-    @property
-    def pass_rate(self) -> float:
-        """Return the share of correct completions."""
-        return self.num_correct / self.num_samples
 
 
 @dataclass(kw_only=True)
@@ -55,6 +32,7 @@ class PromptResult:
             num_tokens=sum(len(completion.token_ids) for completion in self.completions),
             num_truncated=sum(completion.truncated for completion in self.completions),
             num_interrupted=sum(completion.interrupted for completion in self.completions),
+            num_no_answer=sum(verdict.reason == "no_answer" for verdict in self.verdicts),
         )
 
 
@@ -100,27 +78,3 @@ def policy_versions(results: Sequence[PromptResult]) -> set[int]:
     """Return the policy versions that any token of the completions was sampled with."""
     completions = [completion for result in results for completion in result.completions]
     return {version for completion in completions for version in completion.policy_versions}
-
-
-def summarise(tallies: Sequence[PromptTally]) -> dict[str, Any]:
-    """Return the statistics of an evaluation: the fields of `metrics.rows.EvalRow` that describe its samples.
-
-    standard_error is that of the mean of the prompts' pass rates, over prompts; None for a single prompt.
-    pass_rate_<task>, num_prompts_<task> come for each task.
-    """
-    # Over prompts, not over completions: those of one prompt share its difficulty and are not independent.
-    rates = [tally.pass_rate for tally in tallies]
-    num_samples = sum(tally.num_samples for tally in tallies)
-    summary = {
-        "pass_rate": statistics.fmean(rates),
-        "standard_error": statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else None,
-        "num_prompts": len(tallies),
-        "samples_per_prompt": tallies[0].num_samples,
-        "completion_tokens_mean": sum(tally.num_tokens for tally in tallies) / num_samples,
-        "truncation_rate": sum(tally.num_truncated for tally in tallies) / num_samples,
-        "interruption_rate": sum(tally.num_interrupted for tally in tallies) / num_samples,
-    }
-    for task in sorted({tally.task for tally in tallies}):
-        of_task = [tally.pass_rate for tally in tallies if tally.task == task]
-        summary |= {f"pass_rate_{task}": statistics.fmean(of_task), f"num_prompts_{task}": len(of_task)}
-    return summary

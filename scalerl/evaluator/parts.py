@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scalerl.common.files import read_json, write_json
-from scalerl.evaluator.mean_at_k import PromptTally
+from scalerl.evaluator.summary import PromptTally
 from scalerl.fence import check_attempt
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from scalerl.common.files import write_atomic, write_json
 from scalerl.config import RunConfig
 from scalerl.data.problem import load_problems
-from scalerl.evaluator.mean_at_k import PromptResult, sample_and_grade, summarise
+from scalerl.evaluator.mean_at_k import PromptResult, sample_and_grade
+from scalerl.evaluator.summary import summarise
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer

@@ -153,12 +153,19 @@ class EvalRow(_Row):
     """Held-out prompts."""
     samples_per_prompt: int | None = None
     """Samples of each prompt: the k of mean@k."""
+    pass_at_k: dict[str, float] | None = None
+    """k -> mean over prompts of the chance that one of k samples is correct (unbiased), for 2, 4, 8, ... and
+    all samples."""
+    pass_at_k_standard_error: dict[str, float] | None = None
+    """k -> standard error of that mean over prompts; empty for a single prompt."""
     completion_tokens_mean: float | None = None
     """Mean length of a sample, tokens."""
     truncation_rate: float | None = None
     """Share of samples that ran out of tokens."""
     interruption_rate: float | None = None
     """Share of samples whose thinking was cut short by force."""
+    no_answer_rate: float | None = None
+    """Share of samples without a final answer."""
     evaluation_s: float | None = None
     """Seconds that the slowest evaluator took."""
 

@@ -45,6 +45,7 @@ def of_fields(record, **given):
         "bool": st.booleans(),
         "None": st.none(),
         "dict[str, int]": st.dictionaries(texts, counts, max_size=3),
+        "dict[str, float]": st.dictionaries(texts, numbers, max_size=3),
     }
     strategies = {"extra": unknown} | given
     for entry in fields(record):

@@ -8,8 +8,8 @@ from factories import make_request
 from scalerl.common.files import read_json, write_json
 from scalerl.evaluator import finish
 from scalerl.evaluator.finish import evaluation_result, finish_oldest
-from scalerl.evaluator.mean_at_k import PromptTally, summarise
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
+from scalerl.evaluator.summary import PromptTally, summarise
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 
@@ -24,6 +24,7 @@ TALLIES = [
         num_tokens=10 * (number + 1),
         num_truncated=int(number == 2),
         num_interrupted=2 * int(number == 4),
+        num_no_answer=int(number == 0),
     )
     for number, correct in enumerate(CORRECT)
 ]
@@ -81,7 +82,11 @@ def test_parts_make_what_one_evaluator_would_have_found(paths, num):
     # 10 of 20; 150 tokens; the deviations .5, 0, .5, .25, .25 from .5 have .625 as their sum of squares
     assert (result["pass_rate"], result["completion_tokens_mean"]) == (0.5, 7.5)
     assert result["standard_error"] == pytest.approx((0.625 / 4 / 5) ** 0.5)
-    assert (result["truncation_rate"], result["interruption_rate"]) == (0.05, 0.1)
+    assert [result[f"{name}_rate"] for name in ("truncation", "interruption", "no_answer")] == [
+        0.05,
+        0.1,
+        0.05,
+    ]
     assert (result["pass_rate_math"], result["pass_rate_code"]) == (pytest.approx(9 / 16), 0.25)
     row = read_json(next(paths.inbox.iterdir()))
     assert (row["kind"], row["time_s"], row["attempt"], row["evaluation_s"]) == (
