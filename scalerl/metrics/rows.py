@@ -97,12 +97,16 @@ class StepRow(_Row):
     """Mean off-policyness of a token, optimizer steps."""
     off_policyness_max: int | None = None
     """Largest off-policyness of a token, optimizer steps."""
+    verdicts: dict[str, int] | None = None
+    """Completions of the batch by task and reason of the verdict (`scalerl.tasks.task.Reason`):
+    {"math/equal": 12, "math/no_answer": 3}."""
+    restated_share: float | None = None
+    """Share of the right math answers that contain a formula of the question which is still to be worked
+    out (`spool.verdicts.restates`): a rise means that the grader pays for copying. None: no right answer."""
     num_groups: int | None = None
     """Prompt groups of the batch."""
     zero_variance_groups: int | None = None
     """Groups whose rewards are all equal, dropped or not: they teach nothing."""
-    verdicts: dict[str, int] | None = None
-    """Completions of the batch by the reason of their verdict (`scalerl.tasks.task.Reason`)."""
     groups_dropped: dict[str, int] | None = None
     """Groups that left the batch, by reason ("zero_variance")."""
     prompts_dropped_total: int | None = None
@@ -137,7 +141,8 @@ class StepRow(_Row):
         """Return the share of the completions in which nothing to grade was found; None where not counted."""
         if not self.verdicts:
             return None
-        return sum(self.verdicts.get(reason, 0) for reason in NO_ANSWER) / sum(self.verdicts.values())
+        unread = sum(self.verdicts[name] for name in self.verdicts if name.rpartition("/")[2] in NO_ANSWER)
+        return unread / sum(self.verdicts.values())
 
 
 @dataclass(frozen=True, kw_only=True)

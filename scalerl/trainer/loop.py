@@ -21,6 +21,7 @@ from scalerl.role import StopSignal
 from scalerl.run_folder import TrainerEnd, read_config, write_end
 from scalerl.spool.schema import Group
 from scalerl.spool.shards import Spool
+from scalerl.spool.verdicts import verdict_statistics
 from scalerl.tasks.registry import TASKS
 from scalerl.trainer.batch import BatchReader
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
@@ -48,6 +49,7 @@ class Trainer:
         self.config = config = read_config(self.paths)
         control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
+        self.questions = {problem.prompt_id: problem.prompt for problem in problems}
         code_ids = {problem.prompt_id for problem in problems if TASKS[problem.task].fraction_key}
         self.state = TrainingState.begin(config, [problem.prompt_id for problem in problems], code_ids)
         saved = self._newest_checkpoint(control)
@@ -151,6 +153,7 @@ class Trainer:
         begin_s = time.monotonic()
         state = self.state
         row = batch_statistics(groups, state.step) | {"learning_rate": state.learning_rate}
+        row |= verdict_statistics(groups, self.questions, self.config.length.think_end)
         sequences, dropped = training_sequences(groups, self.config.algo)
         micro_batches = self._pack(sequences) if sequences else []
         statistics = None

@@ -68,7 +68,6 @@ def batch_statistics(groups: Sequence[Group], step: int) -> dict[str, Any]:
         **_off_policyness(rollouts, step),
         "num_groups": len(groups),
         "zero_variance_groups": int(np.count_nonzero(~has_variance(_rewards(groups)))),
-        "verdicts": dict(sorted(Counter(rollout.verdict for rollout in rollouts).items())),
         **_task_pass_rates(rollouts),
     }
 

@@ -6,6 +6,7 @@ from fake_generator import make_group
 
 from scalerl.metrics.rows import StepRow
 from scalerl.settings import build_config
+from scalerl.spool.verdicts import verdict_statistics
 from scalerl.trainer.objective import batch_statistics
 from scalerl.trainer.state import TrainingState
 
@@ -53,8 +54,8 @@ def test_a_step_of_several_tasks_says_the_pass_rate_of_each():
 def test_a_step_counts_verdicts_and_groups_that_teach_nothing():
     groups = [make_group(group, f"prompt-{group}", 0, 4) for group in range(4)]
     groups[0] = [replace(rollout, verdict="no_answer") for rollout in groups[0]]
-    statistics = batch_statistics(groups, 0)
-    assert statistics["verdicts"] == {"different": 3, "equal": 9, "no_answer": 4}
+    statistics = batch_statistics(groups, 0) | verdict_statistics(groups, {}, "")
+    assert statistics["verdicts"] == {"math/different": 3, "math/equal": 9, "math/no_answer": 4}
     assert statistics["zero_variance_groups"] == 2
     row = StepRow(step=1, **statistics)
     assert (row.no_answer_share, row.zero_variance_share) == (0.25, 0.5)
