@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from scalerl.trainer.head import HeadConfig, LogprobHead
+from scalerl.trainer.model.head import HeadConfig, LogprobHead
 
 
 def peak_bytes(device: str) -> int:

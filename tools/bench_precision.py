@@ -133,7 +133,7 @@ def train(
         for row in rows
     ]
     batches = pack(
-        sequences, budget_tokens=config.trainer.micro_batch_tokens, one_row=False, rank=0, world_size=1
+        sequences, budget_tokens=config.trainer.micro_batch_tokens, layout=engine.layout, rank=0, world_size=1
     )
     return asdict(engine.train(batches, learning_rate=0.0)) | {"tokens": num_tokens}
 

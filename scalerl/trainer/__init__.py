@@ -7,9 +7,8 @@ state.py       which groups come next: step, cursor, admitted prompts, plateaus
 batch.py       waits for the groups of a step, refuses bad ones
 objective.py   advantages, token weights, statistics of a batch
 packing.py     sequences -> rows -> micro-batches, the same number on every rank
-engine.py      ZeRO-3: forward, backward, optimizer step (with export.py the only deepspeed import)
-head.py        log-probabilities without the full logits
-buffers.py     floating buffers, such as rotary frequencies, equal a plain load
+engine.py      ZeRO-3: forward, backward, optimizer step (it, export.py and model/ import deepspeed)
+model/         the Hugging Face model: its own forward cut in two, log-probabilities in chunks
 export.py      the sharded model as a Hugging Face folder
 publisher.py   weights, manifest, evaluation requests
 checkpoint.py  all of it on disk, without pickle

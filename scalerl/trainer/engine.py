@@ -1,6 +1,6 @@
 """The training engine: DeepSpeed ZeRO-3 on any number of ranks, over gloo on CPU and nccl on GPU.
 
-Only this file and export.py import deepspeed.
+Only this file, export.py and model/loading.py import deepspeed.
 """
 
 import os
@@ -21,17 +21,17 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
     set_log_level_from_string,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from transformers import AutoModelForCausalLM
-from transformers.integrations import HfDeepSpeedConfig
-from transformers.utils import is_flash_attn_2_available
 
 from scalerl.algo.losses import LOSSES
 from scalerl.config import OptimizerConfig, RunConfig
-from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
 from scalerl.trainer.export import export_model
-from scalerl.trainer.head import HeadConfig, LogprobHead
+from scalerl.trainer.model.buffers import check_buffers, plain_buffers, restore_buffers
+from scalerl.trainer.model.head import HeadConfig
+from scalerl.trainer.model.loading import load_model, uses_flash_attention
+from scalerl.trainer.model.policy import PolicyModel
+from scalerl.trainer.model.separation import choose_layout
 from scalerl.trainer.packing import MicroBatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -56,11 +56,6 @@ def init_distributed(timeout_s: float) -> dist.ProcessGroup:
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", timeout=timeout)
     # A group of its own for objects and sums on CPU: nccl would take them through the device.
     return dist.new_group(backend="gloo", timeout=timeout)
-
-
-def uses_flash_attention() -> bool:
-    """Say whether attention skips what blocks of sequences mask out: with flash attention, on CUDA."""
-    return get_accelerator().device_name() == "cuda" and is_flash_attn_2_available()
 
 
 def deepspeed_config(config: RunConfig) -> dict:
@@ -106,23 +101,6 @@ class StepStatistics:
     """Mean entropy of the distribution of a token, in nats."""
 
 
-class PolicyModel(nn.Module):
-    """A Hugging Face causal language model that returns log-probabilities of given tokens, not logits."""
-
-    def __init__(self, model: Any, head: HeadConfig) -> None:
-        """Wrap `model`, whose own head is not used: its weight is."""
-        super().__init__()
-        self.model: Any = model
-        self.head = LogprobHead(model.get_output_embeddings().weight, head)
-
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Return (logprobs [T], entropies [T]) of the loss tokens of a micro-batch, in nats."""
-        hidden = self.model.get_decoder()(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
-        ).last_hidden_state
-        return self.head(hidden.flatten(0, 1)[batch.predictors], batch.targets)
-
-
 class TrainingEngine:
     """Model and optimizer, sharded over the ranks. Every method is a collective: all ranks call it."""
 
@@ -133,7 +111,8 @@ class TrainingEngine:
         returned.
 
         Raises:
-            ValueError: a constant of the model differs from a plain load (`buffers.check_buffers`).
+            ValueError: a constant of the model differs from a plain load (`buffers.check_buffers`), or it is
+                not a body with one linear head on top.
         """
         self._config = config
         self._control = control
@@ -141,12 +120,20 @@ class TrainingEngine:
         self.device = torch.device(get_accelerator().current_device_name())
         settings = deepspeed_config(config)
         constants = plain_buffers(model_path, getattr(torch, config.model.dtype))
-        self.model = _load_model(config, model_path, settings)
+        self.model = load_model(config, model_path, settings)
         restore_buffers(self.model, constants)
         policy = PolicyModel(self.model, _head_config(config))
         self._adamw = _adamw(policy, config.optimizer)
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self._adamw, config=settings)
         check_buffers(self.model, constants)  # again: DeepSpeed moves and casts a model that it takes
+        self._engine.eval()
+        self.layout = choose_layout(
+            self._engine,
+            self.model,
+            flash_attention=uses_flash_attention(self.model),
+            device=self.device,
+        )
+        """How `packing.pack` must lay out sequences for this model."""
         self._engine.train()
         self.num_active_parameters = _num_active_parameters(self.model)
 
@@ -170,6 +157,17 @@ class TrainingEngine:
             worst = torch.maximum(worst, batch_worst.cpu())
         self._engine.step()
         return self._statistics(sums, worst)
+
+    @torch.no_grad()
+    def logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Return the log-probabilities of the loss tokens of every micro-batch, on CPU, in nats.
+
+        Every rank must bring the same number of micro-batches.
+        """
+        self._engine.eval()
+        found = [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
+        self._engine.train()
+        return found
 
     def _loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss of a micro-batch and what `_statistics` needs of it.
@@ -248,22 +246,6 @@ class TrainingEngine:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         dist.barrier(group=self._control)
-
-
-def _load_model(config: RunConfig, path: Path | str, settings: dict) -> Any:
-    """Load a Hugging Face model, partitioned over the ranks as it is read."""
-    partitioning = HfDeepSpeedConfig(settings)  # from_pretrained partitions while this object lives
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=getattr(torch, config.model.dtype),
-        attn_implementation="flash_attention_2" if uses_flash_attention() else "sdpa",
-    )
-    del partitioning
-    if config.trainer.activation_checkpointing:
-        # Reentrant checkpointing passes gradients on only where an input requires one.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-        model.enable_input_require_grads()
-    return model
 
 
 def _head_config(config: RunConfig) -> HeadConfig:

@@ -25,7 +25,7 @@ from scalerl.spool.verdicts import verdict_statistics
 from scalerl.tasks.registry import TASKS
 from scalerl.trainer.batch import BatchReader
 from scalerl.trainer.checkpoint import SavedState, collect_old_checkpoints, find_checkpoint, save_checkpoint
-from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed, uses_flash_attention
+from scalerl.trainer.engine import StepStatistics, TrainingEngine, init_distributed
 from scalerl.trainer.objective import batch_statistics, training_sequences
 from scalerl.trainer.packing import MicroBatch, TrainingSequence, pack
 from scalerl.trainer.publisher import Publisher
@@ -170,7 +170,7 @@ class Trainer:
         return pack(
             sequences,
             budget_tokens=self.config.trainer.micro_batch_tokens,
-            one_row=uses_flash_attention(),
+            layout=self.engine.layout,
             rank=self.rank,
             world_size=self.engine.world_size,
         )

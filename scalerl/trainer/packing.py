@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
@@ -69,6 +70,12 @@ class MicroBatch:
 
 Row = list[TrainingSequence]
 
+Layout = Literal["one_row", "rows", "alone"]
+"""How a micro-batch is laid out. one_row: as one long row, which suits attention that skips what the blocks
+mask out. rows: in rows as long as the longest sequence, for ordinary attention costs the square of a row.
+alone: with one sequence in a row, for models whose layers carry a state from one sequence into the next.
+"""
+
 
 def pack_rows(sequences: Sequence[TrainingSequence], row_length: int) -> list[Row]:
     """Return the sequences in rows of at most `row_length` inputs, the fullest rows first.
@@ -106,20 +113,29 @@ def schedule(rows: Sequence[Row], rows_per_micro_batch: int, rank: int, world_si
     return [list(rows[begin:end][rank::world_size]) for begin, end in itertools.pairwise(bounds)]
 
 
-def pack(
-    sequences: Sequence[TrainingSequence], *, budget_tokens: int, one_row: bool, rank: int, world_size: int
-) -> list[MicroBatch]:
-    """Return the micro-batches of one rank for a whole optimizer step.
+def plan(
+    sequences: Sequence[TrainingSequence], *, budget_tokens: int, layout: Layout, rank: int, world_size: int
+) -> list[list[Row]]:
+    """Return the rows of the micro-batches of one rank for a whole optimizer step.
 
     sequences: those of the whole step, the same on every rank; at least one.
     budget_tokens: size of a micro-batch, padding included.
-    one_row: make a micro-batch one long row, which suits attention that skips what the blocks mask out.
-    Otherwise rows are as long as the longest sequence, for ordinary attention costs the square of a row.
     """
     longest = max(sequence.num_inputs for sequence in sequences)
-    row_length = budget_tokens if one_row else longest
-    rows = pack_rows(sequences, row_length)
-    return [micro_batch(share) for share in schedule(rows, budget_tokens // row_length, rank, world_size)]
+    row_length = budget_tokens if layout == "one_row" else longest
+    if layout == "alone":
+        rows = sorted(([sequence] for sequence in sequences), key=_fill, reverse=True)
+    else:
+        rows = pack_rows(sequences, row_length)
+    return schedule(rows, budget_tokens // row_length, rank, world_size)
+
+
+def pack(
+    sequences: Sequence[TrainingSequence], *, budget_tokens: int, layout: Layout, rank: int, world_size: int
+) -> list[MicroBatch]:
+    """Return the micro-batches of one rank for a whole optimizer step; the arguments are those of `plan`."""
+    shares = plan(sequences, budget_tokens=budget_tokens, layout=layout, rank=rank, world_size=world_size)
+    return [micro_batch(share) for share in shares]
 
 
 def micro_batch(rows: Sequence[Row]) -> MicroBatch:

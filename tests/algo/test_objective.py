@@ -48,7 +48,7 @@ def step(algo: AlgoConfig, rewards, log_ratios) -> tuple[float, list[float], dic
     ]
     total, gradients = 0.0, []
     for sequence, values in zip(sequences, kept, strict=True):  # a micro-batch each: their losses must add up
-        (batch,) = pack([sequence], budget_tokens=64, one_row=True, rank=0, world_size=1)
+        (batch,) = pack([sequence], budget_tokens=64, layout="one_row", rank=0, world_size=1)
         logprobs = (
             batch.generator_logprobs.double() + torch.tensor(values, dtype=torch.float64)
         ).requires_grad_()

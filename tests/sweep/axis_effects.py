@@ -16,7 +16,7 @@ from scalerl.config import RunConfig
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.engine import EngineOptions
 from scalerl.sweep.grid import grid
-from scalerl.trainer.head import HeadConfig, LogprobHead
+from scalerl.trainer.model.head import HeadConfig, LogprobHead
 from scalerl.trainer.objective import training_sequences
 from scalerl.trainer.state import TrainingState
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scalerl.trainer.head import HeadConfig, LogprobHead
+from scalerl.trainer.model.head import HeadConfig, LogprobHead
 
 TOKENS, HIDDEN, VOCABULARY = 23, 16, 101
 

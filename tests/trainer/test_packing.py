@@ -59,15 +59,15 @@ def test_the_tensors_of_a_micro_batch_by_hand():
     lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60),
     budget_tokens=st.integers(40, 200),
     world_size=st.integers(1, 5),
-    one_row=st.booleans(),
+    layout=st.sampled_from(["one_row", "rows", "alone"]),
 )
-def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size, one_row):
+def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size, layout):
     first_tokens = np.cumsum([1, *lengths])
     sequences = [
         sequence(length, first_token=int(first)) for length, first in zip(lengths, first_tokens, strict=False)
     ]
     ranks = [
-        pack(sequences, budget_tokens=budget_tokens, one_row=one_row, rank=rank, world_size=world_size)
+        pack(sequences, budget_tokens=budget_tokens, layout=layout, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in ranks}) == 1
@@ -85,7 +85,7 @@ def test_every_token_goes_to_exactly_one_rank(lengths, budget_tokens, world_size
 def test_ranks_are_balanced_to_one_row(num_sequences, world_size):
     sequences = [sequence(11)] * num_sequences
     ranks = [
-        pack(sequences, budget_tokens=30, one_row=False, rank=rank, world_size=world_size)
+        pack(sequences, budget_tokens=30, layout="rows", rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     for batches in zip(*ranks, strict=True):
@@ -95,7 +95,7 @@ def test_ranks_are_balanced_to_one_row(num_sequences, world_size):
 
 def test_more_ranks_than_rows_get_dummies_of_no_weight():
     batches = [
-        pack([sequence(5)], budget_tokens=8, one_row=False, rank=rank, world_size=3) for rank in range(3)
+        pack([sequence(5)], budget_tokens=8, layout="rows", rank=rank, world_size=3) for rank in range(3)
     ]
     assert [len(share) for share in batches] == [1, 1, 1]
     assert [share[0].weights.sum().item() for share in batches] == [4.0, 0.0, 0.0]

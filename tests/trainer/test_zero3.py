@@ -18,7 +18,7 @@ from zero3_cases import (
     save_models,
 )
 
-from scalerl.trainer.buffers import check_buffers, plain_buffers, restore_buffers
+from scalerl.trainer.model.buffers import check_buffers, plain_buffers, restore_buffers
 
 pytestmark = pytest.mark.engine
 

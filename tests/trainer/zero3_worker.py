@@ -37,7 +37,7 @@ class Worker:
             sequences[0].generator_logprobs[0] = np.nan
         budget = config.trainer.micro_batch_tokens
         batches = pack(
-            sequences, budget_tokens=budget, one_row=False, rank=self.rank, world_size=self.world_size
+            sequences, budget_tokens=budget, layout=engine.layout, rank=self.rank, world_size=self.world_size
         )
         return engine.train(batches, LEARNING_RATES[min(step, 2)])
 
