@@ -95,8 +95,13 @@ class CheckpointConfig(Section):
 
 
 class LaunchConfig(Section):
-    """Section launch: restarts and deadlines."""
+    """Section launch: what comes before the first step, restarts and deadlines."""
 
+    preflight: Literal["full", "short", "off"] = "short"
+    """The check of model and config before anything is trained, where the folder has no certificate of one:
+    both engines are compared, and some or (full) more prompts are sampled; off: none."""
+    preflight_deadline_s: float = Field(3600, gt=0)
+    """Time that check has."""
     max_restarts: int = Field(3, ge=0)
     """How often each role may die and be started again within one attempt before the run ends."""
     stop_deadline_s: float = Field(1800, gt=0)

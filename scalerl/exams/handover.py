@@ -7,19 +7,23 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalerl.common.files import publish_folder, temporary_name
 from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
 from scalerl.preflight.exam import GENERATOR_PATHS, ScoredSequence, sequences_to_score
-from scalerl.trainer.engine import TrainingEngine
-from scalerl.trainer.publisher import Publisher
+
+if TYPE_CHECKING:
+    from scalerl.trainer.engine import TrainingEngine
 
 POLL_S = 0.1
 
 
-def publish_base(config: RunConfig, paths: RunPaths, engine: TrainingEngine, attempt: int) -> None:
+def publish_base(config: RunConfig, paths: RunPaths, engine: "TrainingEngine", attempt: int) -> None:
     """Write the trainer's model to preflight/policy, as the run publishes policies. All ranks call it."""
+    from scalerl.trainer.publisher import Publisher  # DeepSpeed takes the generator's exam seconds to import
+
     publisher = Publisher(paths, engine, config.model.path, attempt)
     if engine.rank > 0:
         return publisher.write_model(None)

@@ -49,9 +49,11 @@ class EngineOptions:
     """Seed of the sampler."""
     tensor_parallel_size: int = 1
     """Devices the engine spans."""
+    random_start: bool = False
+    """Start with random weights, in the shapes of the policy: only what a reload replaces is right then."""
 
     @classmethod
-    def of(cls, config: RunConfig, seed: int) -> "EngineOptions":
+    def of(cls, config: RunConfig, seed: int, *, random_start: bool = False) -> "EngineOptions":
         """Return the options of a run's engines; generator and evaluator sample alike."""
         return cls(
             dtype=config.model.dtype,
@@ -62,6 +64,7 @@ class EngineOptions:
             temperature=config.algo.temperature,
             seed=seed,
             tensor_parallel_size=config.generator.tensor_parallel_size,
+            random_start=random_start,
         )
 
 
@@ -239,6 +242,7 @@ def _start(folder: Path, options: EngineOptions) -> Any:
         max_num_seqs=options.max_num_seqs,
         tensor_parallel_size=options.tensor_parallel_size,
         seed=options.seed,
+        load_format="dummy" if options.random_start else "auto",
         enable_prefix_caching=True,
         async_scheduling=False,  # with it, version spans are off by one token after a reload
         logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature included

@@ -15,11 +15,11 @@ from scalerl.fence import StaleAttempt, release_attempt
 from scalerl.launch.bookkeeping import Bookkeeping
 from scalerl.launch.budget import budget_used_up, sibling_gpu_hours
 from scalerl.launch.place import claim, open_place
-from scalerl.launch.preflight import check_inputs, check_machine
 from scalerl.launch.processes import Deaths, RoleProcess, free_port
 from scalerl.launch.status_line import Display
 from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
 from scalerl.paths import RunPaths
+from scalerl.preflight.inputs import check_inputs, check_machine
 from scalerl.run_folder import check_run_folder, read_end, read_status, save_config
 from scalerl.spool.evaluations import pending_evaluations
 

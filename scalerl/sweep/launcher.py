@@ -13,8 +13,8 @@ from pathlib import Path
 from scalerl.cluster.site import SiteConfig
 from scalerl.cluster.slurm import SlurmError, available
 from scalerl.config import RunConfig
-from scalerl.launch.preflight import check_inputs
 from scalerl.paths import RunPaths
+from scalerl.preflight.inputs import check_inputs
 from scalerl.run_folder import check_run_folder, read_config, read_saved_config, read_status, save_config
 from scalerl.sweep.forecast import Forecast, forecast_sweep, measured_rates
 from scalerl.sweep.states import RunState, sweep_states

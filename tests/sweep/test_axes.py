@@ -19,7 +19,7 @@ from factories import make_group
 
 from scalerl.config import RunConfig
 from scalerl.inference.engine import EngineOptions
-from scalerl.launch.preflight import check_inputs
+from scalerl.preflight.inputs import check_inputs
 from scalerl.spool.schema import ShardError
 from scalerl.sweep.grid import grid
 from scalerl.trainer.batch import check_trainable

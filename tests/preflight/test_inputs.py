@@ -6,7 +6,7 @@ import pytest
 
 from scalerl.cluster.checks import check_sandbox
 from scalerl.data.problem import make_problem, make_task_problem, write_problems
-from scalerl.launch.preflight import check_inputs, check_machine
+from scalerl.preflight.inputs import check_inputs, check_machine
 from scalerl.settings import load_config
 
 MATH = make_problem("1+1?", ["2"], source="test")
