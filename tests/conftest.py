@@ -15,12 +15,12 @@ from left_out import leave_out
 
 from scalerl.common.files import write_json
 from scalerl.config import RunConfig
-from scalerl.data.problem import Problem, write_problems
+from scalerl.data.problem import Problem, make_problem, write_problems
 from scalerl.fence import claim_attempt
 from scalerl.inference.engine import EngineOptions, SamplingEngine
 from scalerl.paths import RunPaths
 from scalerl.sandbox.sandbox import Limits, Sandbox
-from scalerl.settings import build_config
+from scalerl.settings import build_config, load_config
 from scalerl.spool.admission import PolicyManifest, publish_manifest
 from scalerl.spool.evaluations import EvaluationRequest, request_evaluation
 from scalerl.spool.shards import Spool
@@ -84,6 +84,28 @@ def paths(tmp_path) -> RunPaths:
 def run_folder(paths) -> None:
     """Make the run folder of `paths`, empty."""
     paths.create()
+
+
+@pytest.fixture
+def make_config(tmp_path) -> Callable[..., RunConfig]:
+    """make_config(*"key=value"): return a config whose inputs pass for real ones, with no preflight."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    write_problems(tmp_path / "train.parquet", [make_problem("1+1?", ["2"], source="test")])
+    write_problems(tmp_path / "heldout.parquet", [make_problem("2+1?", ["3"], source="test")])
+
+    def make(*overrides: str) -> RunConfig:
+        fixed = [
+            f"model.path={tmp_path}/model",
+            f"data.train={tmp_path}/train.parquet",
+            f"data.heldout={tmp_path}/heldout.parquet",
+            "generator.kv_cache_gb=0.1",
+        ]
+        fixed += ["trainer.num_ranks=2", "generator.num=1", "evaluation.num=1", "budget.max_steps=3"]
+        fixed += ["logging.tensorboard=false", "launch.preflight=off"]
+        return load_config([], [*fixed, *overrides])
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,11 @@
-"""Inputs that a run accepts, and roles that follow a script."""
+"""Roles that follow a script."""
 
 import textwrap
 
 import pytest
 from scripted_roles import FAKE_ROLE, REAL_PYTHON
 
-from scalerl.config import RunConfig
-from scalerl.data.problem import make_problem, write_problems
 from scalerl.launch import processes
-from scalerl.settings import load_config
-
-
-@pytest.fixture
-def make_config(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    write_problems(tmp_path / "train.parquet", [make_problem("1+1?", ["2"], source="test")])
-    write_problems(tmp_path / "heldout.parquet", [make_problem("2+1?", ["3"], source="test")])
-
-    def make(*overrides: str) -> RunConfig:
-        fixed = [
-            f"model.path={tmp_path}/model",
-            f"data.train={tmp_path}/train.parquet",
-            f"data.heldout={tmp_path}/heldout.parquet",
-            "generator.kv_cache_gb=0.1",
-        ]
-        fixed += ["trainer.num_ranks=2", "generator.num=1", "evaluation.num=1", "budget.max_steps=3"]
-        fixed += ["logging.tensorboard=false"]
-        return load_config([], [*fixed, *overrides])
-
-    return make
 
 
 @pytest.fixture
