@@ -1,0 +1,86 @@
+"""The reference's exam: what plain Transformers says of the same sequences.
+
+One sequence at a time goes through the model's own forward, attention in plain PyTorch: nothing of the
+trainer or the generator is used. Once in the run's dtype, and once all in fp32, which tells how much of a
+difference is rounding.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from scalerl.config import RunConfig
+from scalerl.paths import RunPaths
+from scalerl.preflight.exam import ExamPath, ScoredSequence, sequences_to_score, write_exam, write_figures
+from scalerl.run_folder import read_config
+
+CHUNK_TOKENS = 512
+"""Tokens whose log-probabilities are computed at once."""
+
+
+def run_reference_exam(run_dir: Path, *, attempt: int) -> None:
+    """Score the sequences of the generator's exam with plain Transformers, and write both paths.
+
+    Raises:
+        FileNotFoundError: the generator has not been examined.
+    """
+    del attempt  # it writes nothing that another attempt reads
+    paths = RunPaths(run_dir)
+    config = read_config(paths)
+    sequences = sequences_to_score(paths)
+    begin_s = time.monotonic()
+    dtypes: dict[ExamPath, str] = {"reference": config.model.dtype, "reference_fp32": "float32"}
+    for path, dtype in dtypes.items():
+        write_exam(paths, path, score_plainly(config, dtype, sequences))
+    num_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+    write_figures(
+        paths, "reference", {"tokens_per_s": len(dtypes) * num_tokens / (time.monotonic() - begin_s)}
+    )
+
+
+def score_plainly(config: RunConfig, dtype: str, sequences: Sequence[ScoredSequence]) -> list[ScoredSequence]:
+    """Return the log-probabilities of every token but the first, of the model in `dtype`."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model.path, dtype=getattr(torch, dtype), attn_implementation="eager"
+    )
+    if config.model.trainer_fp32_head and dtype != "float32":
+        _use_fp32_head(model)
+    model.to(device).eval()
+    return [
+        ScoredSequence(
+            sequence=sequence.sequence,
+            token_ids=sequence.token_ids,
+            scored_from=1,
+            logprobs=_logprobs(model, sequence.token_ids, config.algo.temperature).tolist(),
+        )
+        for sequence in sequences
+    ]
+
+
+@torch.no_grad()
+def _logprobs(model: Any, token_ids: Sequence[int], temperature: float) -> Tensor:
+    """Return the log-probabilities [N - 1], fp32, of N tokens after the first."""
+    tokens = torch.tensor([token_ids], device=model.device)
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
+    chunks = zip(logits.split(CHUNK_TOKENS), tokens[0, 1:].split(CHUNK_TOKENS), strict=True)
+    return torch.cat(
+        [
+            (chunk.float() / temperature).log_softmax(dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+            for chunk, targets in chunks
+        ]
+    ).cpu()
+
+
+def _use_fp32_head(model: Any) -> None:
+    """Have the output embedding multiply fp32 copies of hidden states and weight."""
+    # A copy: the weight may be the input embedding's, too, which keeps its dtype.
+    head = copy.deepcopy(model.get_output_embeddings()).float()
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    model.set_output_embeddings(head)
