@@ -21,6 +21,7 @@ from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
 from scalerl.paths import RunPaths
 from scalerl.preflight.inputs import check_inputs, check_machine
 from scalerl.run_folder import check_run_folder, read_end, read_status, save_config
+from scalerl.spool.best import lacks_test, request_test, withdraw_test
 from scalerl.spool.evaluations import pending_evaluations
 
 POLL_S = 0.1
@@ -56,6 +57,7 @@ class Supervisor:
     def run(self) -> int:
         """Run to the end of the budget, of the job, an interrupt or a failure; return the exit code."""
         self.paths.stop.unlink(missing_ok=True)
+        withdraw_test(self.paths)
         self._link_logs()
         state, reason = "failed", "the supervisor ended unexpectedly"
         with self.stopping.signals() as ignore_signals:
@@ -117,14 +119,25 @@ class Supervisor:
         return self._finish_evaluations(reason)
 
     def _finish_evaluations(self, reason: str) -> tuple[str, str]:
-        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
-        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
+        self._await_evaluations()
+        if lacks_test(self.paths, self.config.data.test) and not self._interrupted():
+            request_test(self.paths, self.config.data.test)
+            self._await_evaluations()
         if self.stopping.requeue and pending_evaluations(self.paths):
             return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
         if self.stopping.interrupts:
             why = f"interrupted before the last evaluation ({reason})"
             return "stopped", f"{why}; the same command continues it"
         return "finished", reason
+
+    def _await_evaluations(self) -> None:
+        """Let the evaluators answer what is asked for, within launch.evaluation_deadline_s.
+
+        Raises:
+            RunFailed: they did not.
+        """
+        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
+        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
 
     def _loop(self, until: Callable[[], bool], watched: list[RoleProcess]) -> None:
         while not until():
@@ -181,13 +194,16 @@ class Supervisor:
         self.display.note(f"{told}; starting it again")
         return True
 
+    def _interrupted(self) -> bool:
+        return bool(self.stopping.interrupts) or self.stopping.requeue
+
     def _evaluated(self, deadline_s: float) -> bool:
         pending = pending_evaluations(self.paths)
-        if self.stopping.interrupts or self.stopping.requeue or not pending:
+        if self._interrupted() or not pending:
             return True
         if time.monotonic() > deadline_s:
             limit_s = self.config.launch.evaluation_deadline_s
-            lacking = self.books.backlog.lacking(pending[0].step, self.layout.evaluators)
+            lacking = self.books.backlog.lacking(pending[0], self.layout.evaluators)
             raise RunFailed(
                 f"waited {limit_s:.0f} s for the last evaluations (launch.evaluation_deadline_s): {lacking}"
             )
