@@ -89,6 +89,7 @@ class LengthConfig(Section):
     max_prompt_tokens: int = Field(2048, ge=1)
     max_thinking_tokens: int = Field(12288, ge=1)
     max_solution_tokens: int = Field(2048, ge=1)
+    """Tokens after think_end, however short the thinking was."""
     length_control: Literal["interruption", "length_penalty", "none"] = "interruption"
     """Forced interruptions (ScaleRL), a penalty on long correct completions, or neither."""
     think_end: str = "</think>"
