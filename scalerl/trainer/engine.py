@@ -33,7 +33,7 @@ from scalerl.trainer.model.head import HeadConfig
 from scalerl.trainer.model.loading import load_model, uses_flash_attention
 from scalerl.trainer.model.policy import PolicyModel
 from scalerl.trainer.model.separation import choose_layout
-from scalerl.trainer.packing import MicroBatch
+from scalerl.trainer.packing import Layout, MicroBatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of Adam's two moments in the state of the optimizer."""
@@ -143,16 +143,24 @@ class TrainingEngine:
         self._adamw = _adamw(policy, config.optimizer)
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self._adamw, config=settings)
         check_buffers(self.model, constants)  # again: DeepSpeed moves and casts a model that it takes
+        self.layout = self._choose_layout()
+        """How `packing.pack` must lay out sequences for this model."""
+        self._engine.train()
+        self.num_active_parameters = _num_active_parameters(self.model)
+
+    def _choose_layout(self) -> Layout:
+        """Return the layout that rank 0 found to suit the model."""
         self._engine.eval()
-        self.layout = choose_layout(
+        layout = choose_layout(
             self._engine,
             self.model,
             flash_attention=uses_flash_attention(self.model),
             device=self.device,
         )
-        """How `packing.pack` must lay out sequences for this model."""
-        self._engine.train()
-        self.num_active_parameters = _num_active_parameters(self.model)
+        # Other ranks may have rounded otherwise, and all must make the same micro-batches.
+        box = [layout]
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]
 
     def train(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepStatistics:
         """Do one optimizer step, unless the gradient is not finite; return its numbers.

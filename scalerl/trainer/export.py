@@ -29,7 +29,8 @@ def export_model(model: Any, folder: Path | None) -> None:
         # Read-only, so modifier_rank is None: nothing is sent back to the ranks when the block ends.
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in shard], modifier_rank=None):
             if folder is not None:
-                tensors = _published_tensors(model, shard)
+                values = dict(shard) | (_persistent_buffers(model) if number == 1 else {})
+                tensors = _published_tensors(model, values)
                 save_file(tensors, folder / name, metadata={"format": "pt"})
                 index.update(dict.fromkeys(tensors, name))
     if folder is not None and len(shards) > 1:
@@ -50,9 +51,19 @@ def _shards(model: Any) -> Iterator[list[tuple[str, Any]]]:
     yield shard
 
 
-def _published_tensors(model: Any, shard: list[tuple[str, Any]]) -> dict[str, Tensor]:
+def _persistent_buffers(model: Any) -> dict[str, Tensor]:
+    """Return the buffers that a checkpoint holds, such as the biases that balance experts, by name."""
+    return {
+        f"{prefix}.{key}" if prefix else key: buffer
+        for prefix, module in model.named_modules()
+        for key, buffer in module.named_buffers(recurse=False)
+        if key not in module._non_persistent_buffers_set
+    }
+
+
+def _published_tensors(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies on CPU under the names of published models."""
     # Transformers holds all experts of a layer in one parameter; published models, which vLLM and
     # from_pretrained read, have a tensor for each of them.
-    tensors = revert_weight_conversion(model, {key: parameter.detach().cpu() for key, parameter in shard})
-    return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    found = revert_weight_conversion(model, {key: tensor.detach().cpu() for key, tensor in tensors.items()})
+    return {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in found.items()}

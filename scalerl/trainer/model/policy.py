@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from scalerl.trainer.model.head import HeadConfig, LogprobHead
 from scalerl.trainer.packing import MicroBatch
@@ -78,13 +77,26 @@ class LastStep:
 
         project: stands in for the output embedding, [1, T, H] to [1, T, V].
         """
-        output = MoeModelOutputWithPast(last_hidden_state=hidden[None])
+        output = _LastHidden(hidden[None])
         # Attributes of the copy's own are found before the submodules, which it shares with the model. The
         # copy is no part of the trained module, and `forward` no call of it, so ZeRO-3 does not notice.
         twin = copy.copy(self._model)
         vars(twin)[self._body_name] = _StandIn(self.body, lambda *_, **__: output)
         vars(twin)[self._head_name] = _StandIn(self._model.get_output_embeddings(), project)
         return twin.forward(use_cache=False).logits[0]
+
+
+class _LastHidden:
+    """What a body returns, of which all but the last hidden states is None."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, _: str) -> None:
+        return None
 
 
 class _StandIn:
