@@ -1,6 +1,6 @@
 """The `scalerl` command.
 
-    scalerl prepare | base | run | sweep | status | extend | evaluate | verify | fit | doctor
+    scalerl prepare | base | preflight | run | sweep | status | extend | evaluate | verify | fit | doctor
 
 Engines are imported inside the command that needs them: a login node has no torch.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from scalerl.cli.inputs import add_base, add_prepare
 from scalerl.cli.measure import add_evaluate, add_fit, add_verify, fit
-from scalerl.cli.runs import add_doctor, add_role, add_run, add_status, role
+from scalerl.cli.runs import add_doctor, add_preflight, add_role, add_run, add_status, role
 from scalerl.cli.sweeps import add_extend, add_sweep
 
 
@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_prepare,
         add_base,
+        add_preflight,
         add_run,
         add_sweep,
         add_status,

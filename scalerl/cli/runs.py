@@ -6,6 +6,8 @@ import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from scalerl.cli.options import add_site
 
@@ -38,6 +40,43 @@ def _run(arguments: argparse.Namespace) -> int:
     return run(load_config(files, [text for text in settings if "=" in text]), paths)
 
 
+def add_preflight(commands) -> None:
+    """Add `scalerl preflight`."""
+    parser = commands.add_parser(
+        "preflight",
+        help="compare the engines, sample 64 prompts; is a run worth its compute?",
+    )
+    parser.add_argument("settings", nargs="+", metavar="FILE.toml|key=value", help="as of `scalerl run`")
+    parser.add_argument(
+        "--dir", type=Path, metavar="RUN_DIR", help="the run's folder, to keep logs and certificate in"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where to write the report, too")
+    parser.set_defaults(command=_preflight, overrides=[])
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    from scalerl.common.files import write_json
+    from scalerl.launch.supervisor import preflight
+    from scalerl.paths import RunPaths
+    from scalerl.preflight.judge import format_report
+    from scalerl.settings import load_config
+
+    settings = [*arguments.settings, *arguments.overrides]
+    files = [Path(text) for text in settings if "=" not in text]
+    overrides = [text for text in settings if "=" in text]
+    config = load_config(files, ["launch.preflight=full", *overrides])
+    folder = arguments.dir or Path(mkdtemp(prefix="scalerl-preflight-"))
+    report = preflight(config, RunPaths(folder))
+    if report is None:
+        return 130
+    print(format_report(report))
+    if arguments.output is not None:
+        write_json(arguments.output, report.to_json())
+    if arguments.dir is None and report.verdict != "refuse":
+        rmtree(folder)
+    return int(report.verdict == "refuse")
+
+
 def add_role(commands) -> None:
     """Add `scalerl role`."""
     parser = commands.add_parser("role", help="one process of a run; `scalerl run` starts these")
@@ -50,9 +89,6 @@ def add_role(commands) -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, help="end when this process does")
-    parser.add_argument(
-        "--gpus", type=int, default=0, help="GPUs this process was given: end where torch cannot use them"
-    )
     parser.add_argument(
         "--exam", choices=["trainer", "generator", "reference"], help="examine an engine for preflight"
     )
@@ -78,9 +114,6 @@ def role(arguments: argparse.Namespace) -> None:
 
 
 def _run_role(arguments: argparse.Namespace) -> None:
-    from scalerl.common.gpus import require_gpus
-
-    require_gpus(arguments.gpus)
     if arguments.role == "trainer" and arguments.index is None:  # a task of an srun step
         slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
         os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}

@@ -8,20 +8,22 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from scalerl.cluster.slurm import SlurmError
 from scalerl.config import RunConfig
 from scalerl.fence import StaleAttempt, release_attempt
 from scalerl.launch.bookkeeping import Bookkeeping
 from scalerl.launch.budget import budget_used_up, sibling_gpu_hours
+from scalerl.launch.examination import conclude, exam_stages, preflight_is_due
 from scalerl.launch.place import claim, open_place
 from scalerl.launch.processes import Deaths, RoleProcess, free_port
 from scalerl.launch.status_line import Display
 from scalerl.launch.stopping import JobEnds, RunFailed, Stopping, after_job_ends
 from scalerl.paths import RunPaths
 from scalerl.preflight.inputs import check_inputs, check_machine
+from scalerl.preflight.report import Finding, Report, read_report
 from scalerl.run_folder import check_run_folder, read_end, read_status, save_config
-from scalerl.spool.best import lacks_test, request_test, withdraw_test
 from scalerl.spool.evaluations import pending_evaluations
 
 POLL_S = 0.1
@@ -53,25 +55,34 @@ class Supervisor:
         self.books = Bookkeeping(config, paths, self.attempt, self.place, self.display)
         self.stopping = Stopping(config, paths, self.attempt, self.place, self.display.note)
         self.deaths = Deaths()
+        self.exams: list[RoleProcess] = []
 
-    def run(self) -> int:
-        """Run to the end of the budget, of the job, an interrupt or a failure; return the exit code."""
+    @property
+    def processes(self) -> list[RoleProcess]:
+        """Return all processes of the attempt."""
+        return [*self.exams, *self.layout.processes]
+
+    def run(self, *, only_preflight: bool = False) -> int:
+        """Run to the end of the budget, of the job, an interrupt or a failure; return the exit code.
+
+        only_preflight: end after that, with exit code 0 if it was passed.
+        """
         self.paths.stop.unlink(missing_ok=True)
-        withdraw_test(self.paths)
         self._link_logs()
         state, reason = "failed", "the supervisor ended unexpectedly"
         with self.stopping.signals() as ignore_signals:
             try:
-                self._start_trainers()
-                for process in [*self.layout.generators, *self.layout.evaluators]:
-                    self._start(process)
-                state, reason = self._watch()
+                self._preflight(again=only_preflight)
+                if only_preflight and self.stopping.reason is None:
+                    state, reason = "stopped", "preflight passed; `scalerl run` goes on from here"
+                else:
+                    state, reason = self._watch()
             except RunFailed as error:
                 reason = str(error)
             except (JobEnds, StaleAttempt) as error:
                 # the steps end with the job, and otherwise with their attempt: an srun that were asked to end
                 # its step now would end that of the same number in the job's next start
-                for process in self.layout.processes:
+                for process in self.processes:
                     process.abandon()
                 state, reason = after_job_ends(str(error))
             except Exception as error:
@@ -81,7 +92,8 @@ class Supervisor:
                 ignore_signals()  # nothing may cut the clean-up short
                 state, reason = self._end(state, reason)
         self.display.note(f"run {state}: {reason} | {self.books.status_line()}")
-        return EXIT_CODES.get(state, EXIT_FAILED)
+        passed = only_preflight and state == "stopped" and self.stopping.reason is None
+        return EXIT_FINISHED if passed else EXIT_CODES.get(state, EXIT_FAILED)
 
     def _link_logs(self) -> None:
         self.paths.latest_logs.unlink(missing_ok=True)
@@ -91,12 +103,37 @@ class Supervisor:
         process.start(self.paths, self.attempt, self.books.ledger)
 
     def _start_trainers(self) -> None:
-        rendezvous = {"MASTER_ADDR": self.layout.trainer_address, "MASTER_PORT": str(free_port())}
         # of ranks before these; else they would seem to have ended well
         self.paths.end.unlink(missing_ok=True)
-        for process in self.layout.trainers:
+        self._start_together(self.layout.trainers)
+
+    def _start_together(self, processes: list[RoleProcess]) -> None:
+        rendezvous = {"MASTER_ADDR": self.layout.trainer_address, "MASTER_PORT": str(free_port())}
+        for process in processes:
             process.environment |= rendezvous
             self._start(process)
+
+    def _preflight(self, again: bool) -> None:
+        """Have the engines examined, unless that was done.
+
+        again: whatever was done.
+
+        Raises:
+            RunFailed: the run is wrong or hopeless, or an exam failed.
+        """
+        if not again and not preflight_is_due(self.config, self.paths, self.display.note):
+            return
+        shutil.rmtree(self.paths.preflight, ignore_errors=True)  # of an attempt that was killed
+        end_s = time.monotonic() + self.config.launch.preflight_deadline_s
+        for stage in exam_stages(self.layout):
+            self.exams = stage.processes
+            self.display.note(f"preflight: {', '.join(process.name for process in self.exams)}")
+            self._start_together(self.exams)
+            self._loop(until=partial(stage.ended, self.config, self.paths, self.stopping, end_s), watched=[])
+            self._stop(self.exams)
+            if self.stopping.reason is not None:
+                return
+        conclude(self.config, self.paths, self.place.on_cpu, self.display.note)
 
     def _watch(self) -> tuple[str, str]:
         """Keep the roles up until the trainer has ended by itself; then let the evaluators finish.
@@ -104,7 +141,12 @@ class Supervisor:
         Returns:
             (state, reason) of the run.
         """
-        self._loop(until=self._trainers_ended, watched=[*self.layout.generators, *self.layout.evaluators])
+        if self.stopping.reason is None:
+            self._start_trainers()
+            for process in [*self.layout.generators, *self.layout.evaluators]:
+                self._start(process)
+            watched = [*self.layout.generators, *self.layout.evaluators]
+            self._loop(until=self._trainers_ended, watched=watched)
         if self.stopping.reason is None:
             self.books.collect()
         reason = self.stopping.reason or self.stopping.own_end()
@@ -119,10 +161,8 @@ class Supervisor:
         return self._finish_evaluations(reason)
 
     def _finish_evaluations(self, reason: str) -> tuple[str, str]:
-        self._await_evaluations()
-        if lacks_test(self.paths, self.config.data.test) and not self._interrupted():
-            request_test(self.paths, self.config.data.test)
-            self._await_evaluations()
+        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
+        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
         if self.stopping.requeue and pending_evaluations(self.paths):
             return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
         if self.stopping.interrupts:
@@ -130,22 +170,13 @@ class Supervisor:
             return "stopped", f"{why}; the same command continues it"
         return "finished", reason
 
-    def _await_evaluations(self) -> None:
-        """Let the evaluators answer what is asked for, within launch.evaluation_deadline_s.
-
-        Raises:
-            RunFailed: they did not.
-        """
-        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
-        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
-
     def _loop(self, until: Callable[[], bool], watched: list[RoleProcess]) -> None:
         while not until():
             for process in watched:
                 self._restart_if_dead(process)
             self.books.collect()
             self.stopping.check(self.books, self.layout.trainers[0].running)
-            self.books.save_if_due(self.layout.processes)
+            self.books.save_if_due(self.processes)
             self.books.show()
             time.sleep(POLL_S)
 
@@ -194,16 +225,13 @@ class Supervisor:
         self.display.note(f"{told}; starting it again")
         return True
 
-    def _interrupted(self) -> bool:
-        return bool(self.stopping.interrupts) or self.stopping.requeue
-
     def _evaluated(self, deadline_s: float) -> bool:
         pending = pending_evaluations(self.paths)
-        if self._interrupted() or not pending:
+        if self.stopping.interrupts or self.stopping.requeue or not pending:
             return True
         if time.monotonic() > deadline_s:
             limit_s = self.config.launch.evaluation_deadline_s
-            lacking = self.books.backlog.lacking(pending[0], self.layout.evaluators)
+            lacking = self.books.backlog.lacking(pending[0].step, self.layout.evaluators)
             raise RunFailed(
                 f"waited {limit_s:.0f} s for the last evaluations (launch.evaluation_deadline_s): {lacking}"
             )
@@ -215,7 +243,7 @@ class Supervisor:
         Returns:
             (state, reason) as they turned out.
         """
-        self._stop(self.layout.processes)
+        self._stop(self.processes)
         try:
             self.books.close()
             for pinned in self.paths.pinned_by_generators():  # by one that was killed
@@ -245,7 +273,7 @@ class Supervisor:
         return "requeued", reason
 
     def _save(self, state: str, reason: str) -> None:
-        self.books.save(state, reason, self.layout.processes, final=self.stopping.final)
+        self.books.save(state, reason, self.processes, final=self.stopping.final)
 
 
 def run(config: RunConfig, paths: RunPaths) -> int:
@@ -268,3 +296,17 @@ def run(config: RunConfig, paths: RunPaths) -> int:
             f"on"
         )
     return Supervisor(config, paths).run()
+
+
+def preflight(config: RunConfig, paths: RunPaths) -> Report | None:
+    """Examine the engines of a run in the folder `paths`, and train nothing; None if it was interrupted.
+
+    Raises:
+        ValueError: another run owns the folder, or the machine has too few devices; nothing was started.
+    """
+    try:
+        check_inputs(config)
+    except ValueError as error:
+        return Report.of([Finding(refuses=True, text=str(error))], form=config.launch.preflight)
+    Supervisor(config, paths).run(only_preflight=True)
+    return read_report(paths)

@@ -28,7 +28,6 @@ class Run:
             f"model.path={inputs / model}",
             f"data.train={inputs / 'data' / 'train.parquet'}",
             f"data.heldout={inputs / 'data' / 'heldout.parquet'}",
-            f"data.test={inputs / 'data' / 'test.parquet'}",
             "batch.prompts=8",
             "batch.generations_per_prompt=8",
             "evaluation.every_steps=2",
@@ -36,6 +35,7 @@ class Run:
             "evaluation.samples_per_prompt=2",
             "generator.kv_cache_gb=0.25",
             "generator.max_num_seqs=128",
+            "launch.preflight=off",
         ]
         command = [sys.executable, "-m", "scalerl", "run", str(DEMO), "--dir", str(folder)]
         self.command = [*command, *fixed, *overrides]

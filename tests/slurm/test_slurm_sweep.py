@@ -46,6 +46,7 @@ SMALL = [
     "evaluation.samples_per_prompt=2",
     "checkpoint.every_steps=1",
     "launch.max_restarts=0",
+    "launch.preflight=off",
     "logging.tensorboard=false",
 ]
 LAUNCHER_THAT_DIES = """
@@ -67,7 +68,7 @@ class Sweep:
 
     def __init__(self, inputs: Path, folder: Path) -> None:
         self.dir = folder
-        data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout", "test")]
+        data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout")]
         self.overrides = [f"model.path={inputs / 'tied'}", *data, *SMALL]
         # as from a shell: `make test`, whose own variables these are, must not reach into `make sweep`
         inherited = {
