@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 MEANS = [index / 50 for index in range(1, 50)]
-CONCENTRATIONS = [0.002 * 1.8**index for index in range(20)]
-"""a + b of the Beta distributions tried, from .002 (a prompt is solved always or never) to 140 (all are alike)."""
+CONCENTRATIONS = [0.002 * 1.3**index for index in range(43)]
+"""a + b of the Beta distributions tried: from prompts solved always or never (.002) to all alike (120)."""
 
 
 def zero_variance_share(num_correct: Sequence[int], num_samples: int, group_size: int) -> float:
