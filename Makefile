@@ -7,7 +7,7 @@ RUN ?= runs/demo-seed0
 AXES := $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check sweep fit study
+.PHONY: help setup demo real test test-fast check sweep fit study
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -20,6 +20,9 @@ setup: .venv/.ready  ## make .venv, with the CPU or the GPU build of the engines
 
 demo: setup  ## make data and a tiny base model, train one ScaleRL run, fit and plot it: [SEED=0]
 	SEED=$(SEED) tools/demo.sh
+
+real: setup  ## fetch SmolLM2-135M-Instruct, train it on word problems, fit and plot the run: [STEPS=150] [SEED=0]
+	SEED=$(SEED) STEPS=$(or $(STEPS),150) tools/real.sh
 
 test: setup  ## run the whole test suite, fast tests first, or a part: [ARGS="-k spool"]
 	$(PYTHON_BIN) -m pytest -x $(ARGS)

