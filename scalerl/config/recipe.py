@@ -136,7 +136,12 @@ class LengthConfig(Section):
                 f"need interruption_min_tokens ({self.interruption_min_tokens}) <= interruption_max_tokens "
                 f"({self.interruption_max_tokens}) <= max_thinking_tokens ({self.max_thinking_tokens})"
             )
-        if not self.think_end or not self.interruption_text.rstrip().endswith(self.think_end):
+        if not self.think_end:
+            raise ValueError(
+                'think_end is "", so there is no thinking to interrupt: set length.think_end to the text '
+                'that ends it, such as "</think>", or length.length_control = "none" or "length_penalty"'
+            )
+        if not self.interruption_text.rstrip().endswith(self.think_end):
             raise ValueError(
                 f"interruption_text must end with think_end ({self.think_end!r}), or the answer is never "
                 f"graded"

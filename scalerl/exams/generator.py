@@ -15,6 +15,7 @@ from scalerl.data.problem import Problem, load_problems
 from scalerl.evaluator.mean_at_k import PromptResult, sample_and_grade
 from scalerl.exams.handover import wait_for_policy
 from scalerl.exams.samples import sample_figures, scored_completions
+from scalerl.exams.template import template_faults
 from scalerl.inference.completion import Completion, CompletionSampler
 from scalerl.inference.engine import EngineOptions, SamplingEngine, import_vllm
 from scalerl.inference.prompts import PromptEncoder, load_tokenizer
@@ -89,8 +90,13 @@ class GeneratorExam:
         results = [*before, *after]
         while len(results) < len(problems) and not any(result.tally.num_correct for result in results):
             results += self._sample(problems[len(results) :][: self._extent.num_prompts])
-        return sample_figures(results, self._config, self._sampling_s) | {
-            "prompt": self._tokenizer.decode(results[0].completions[0].prompt_token_ids)
+        return sample_figures(results, self._config, self._sampling_s) | self._prompt_figures(results[0])
+
+    def _prompt_figures(self, result: PromptResult) -> dict[str, Any]:
+        token_ids = result.completions[0].prompt_token_ids
+        return {
+            "prompt": self._tokenizer.decode(token_ids),
+            "template_faults": template_faults(self._tokenizer, result.problem.prompt, token_ids),
         }
 
     def _sample(self, problems: Sequence[Problem], reload_at: int | None = None) -> list[PromptResult]:

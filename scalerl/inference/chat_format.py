@@ -69,6 +69,11 @@ class ChatFormat:
                 f"this model's chat template refuses {given} ({error}); one without system messages reads "
                 f"data.instruction"
             ) from None
+        if PROBE not in prompt:
+            raise ValueError(
+                f"this model's chat template leaves the problem out: {PROBE!r} becomes {prompt!r}. Put the "
+                f"template of the model's own tokenizer into its folder"
+            )
         if (self._system_prompt or "").strip() not in prompt:
             raise ValueError(
                 f"this model's chat template leaves {given} out: put the text into data.instruction"

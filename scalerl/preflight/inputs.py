@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from scalerl.common.files import read_json
 from scalerl.config import RunConfig
 from scalerl.data.prepare import check_no_leak
 from scalerl.data.problem import load_problems
+from scalerl.preflight.memory import find_memory, judge_memory
+from scalerl.preflight.weights import check_weights_are_whole
 from scalerl.role import program_limits
 from scalerl.verify.pool import check_tasks
 
@@ -31,7 +34,8 @@ def check_inputs(config: RunConfig) -> None:
             f"model.path = {config.model.path!r}: no config.json there, so it is not a Hugging Face "
             f"directory (a hub name needs HF_HUB_OFFLINE=0 in the environment, or a copy on disk)"
         )
-    _check_not_quantised(Path(config.model.path) / "config.json")
+    if (Path(config.model.path) / "config.json").exists():  # else it is a hub name
+        _check_model(config, Path(config.model.path))
     pools = {}
     for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
         if not value:
@@ -46,17 +50,31 @@ def check_inputs(config: RunConfig) -> None:
         )
 
 
-def _check_not_quantised(file: Path) -> None:
+def _check_model(config: RunConfig, model: Path) -> None:
+    settings = read_json(model / "config.json")
+    _check_not_quantised(settings, model)
+    check_weights_are_whole(model)
+    text = settings.get("text_config") or settings
+    context = text.get("max_position_embeddings")
+    stretched = (text.get("rope_scaling") or text.get("rope_parameters") or {}).get("factor")
+    if isinstance(context, int) and not stretched and config.length.max_tokens > context:
+        length = config.length
+        raise ValueError(
+            f"the context of model.path = {str(model)!r} is {context} tokens (max_position_embeddings), and "
+            f"length.max_prompt_tokens ({length.max_prompt_tokens}), max_thinking_tokens "
+            f"({length.max_thinking_tokens}) and max_solution_tokens ({length.max_solution_tokens}) add up "
+            f"to {length.max_tokens}: lower them"
+        )
+
+
+def _check_not_quantised(settings: dict[str, Any], model: Path) -> None:
     """Refuse a quantised base: the trainer publishes bf16, which vLLM would read as what the base was."""
-    if not file.exists():
-        return  # a hub name
-    settings = read_json(file)
     parts = [settings, settings.get("text_config") or {}]
     found = next((part["quantization_config"] for part in parts if part.get("quantization_config")), None)
     if found is not None:
         method = found.get("quant_method", "an unknown method")
         raise ValueError(
-            f"model.path = {str(file.parent)!r} is quantised ({method}), and only unquantised weights can be "
+            f"model.path = {str(model)!r} is quantised ({method}), and only unquantised weights can be "
             f"trained: name the bf16 model it was made from"
         )
 
@@ -83,6 +101,11 @@ def check_machine(config: RunConfig, on_cpu: bool) -> None:
         raise ValueError(
             "generator.kv_cache_gb = 0 lets vLLM measure GPU memory; on a CPU give a number, such as 0.5"
         )
+    if not on_cpu and config.launch.preflight != "off":
+        memory = find_memory(config, on_cpu)
+        found = judge_memory(memory, config, config.length.max_tokens) if memory else []
+        if refused := [finding.text for finding in found if finding.refuses]:
+            raise ValueError(f"{refused[0]} (an estimate: launch.preflight=off leaves it out)")
     paths = (config.data.train, config.data.heldout)
     tasks = {problem.task for path in paths for problem in load_problems(Path(path))}
     check_tasks(tasks, program_limits(config))

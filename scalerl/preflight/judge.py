@@ -1,16 +1,14 @@
 """The verdict of preflight, from what the exams have left in the folder."""
 
-from pathlib import Path
 from typing import Any
 
 from scalerl.common.table import format_table
 from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
 from scalerl.preflight.exam import read_figures
-from scalerl.preflight.memory import Memory, device_gb, estimate_memory, judge_memory
+from scalerl.preflight.memory import find_memory, judge_memory
 from scalerl.preflight.report import Report, write_report
 from scalerl.preflight.samples import describe_samples, judge_samples
-from scalerl.preflight.weights import read_shape
 
 
 def judge(config: RunConfig, paths: RunPaths, on_cpu: bool) -> Report:
@@ -36,12 +34,6 @@ def judge(config: RunConfig, paths: RunPaths, on_cpu: bool) -> Report:
     report = Report.of(findings, form=config.launch.preflight, figures=figures)
     write_report(paths, report)
     return report
-
-
-def find_memory(config: RunConfig, on_cpu: bool) -> Memory | None:
-    """Return what the roles need of their devices; None where sizes of model or device are not known."""
-    shape, size_gb = read_shape(Path(config.model.path)), device_gb(on_cpu)
-    return estimate_memory(shape, config, size_gb, on_cpu) if shape and size_gb else None
 
 
 def step_figures(config: RunConfig, generator: dict[str, Any], trainer: dict[str, Any]) -> dict[str, float]:

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scalerl.config import RunConfig
 from scalerl.preflight.report import Finding
-from scalerl.preflight.weights import ModelShape
+from scalerl.preflight.weights import ModelShape, read_shape
 
 ADAM_BYTES = 16
 """Bytes a parameter of fp32 weight, both moments and fp32 gradient; the copy computed with comes on top."""
@@ -48,6 +49,12 @@ class Memory:
             "trainer": self.trainer,
             "generator": self.generator,
         }
+
+
+def find_memory(config: RunConfig, on_cpu: bool) -> Memory | None:
+    """Return what the roles need of their devices; None where sizes of model or device are not known."""
+    shape, size_gb = read_shape(Path(config.model.path)), device_gb(on_cpu)
+    return estimate_memory(shape, config, size_gb, on_cpu) if shape and size_gb else None
 
 
 def estimate_memory(shape: ModelShape, config: RunConfig, device_gb: float, on_cpu: bool) -> Memory:

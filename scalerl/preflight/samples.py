@@ -36,7 +36,25 @@ def judge_samples(figures: dict[str, Any], config: RunConfig) -> list[Finding]:
     """Return what the completions have against the run."""
     numbers = describe_samples(figures, config)
     hopeless = _hopeless(figures, numbers, config)
-    return [Finding(refuses=True, text=hopeless)] if hopeless else _poor(numbers, config)
+    findings = [Finding(refuses=True, text=hopeless)] if hopeless else _poor(numbers, config)
+    return [*_template(figures, numbers, bool(hopeless)), *findings]
+
+
+def _template(figures: dict[str, Any], numbers: dict[str, Any], hopeless: bool) -> list[Finding]:
+    """Return what the chat template is held against."""
+    faults = figures["template_faults"]
+    if not faults["unknown_tokens"] and not faults["broken_marks"]:
+        return []
+    signs = f"turns are marked by {', '.join(faults['broken_marks'])}, no token of this tokenizer"
+    if faults["unknown_tokens"]:
+        signs = f"a prompt has {faults['unknown_tokens']} tokens for what this tokenizer does not know"
+    text = (
+        f"the chat template seems to be another model's ({signs}): put that of the model's own tokenizer "
+        f"into model.path. The prompt: {_short(figures['prompt'])!r}"
+    )
+    # some models were taught with marks that are no tokens, and then end what they write all the same
+    refuses = bool(faults["unknown_tokens"]) or hopeless or numbers["eos_seen"] < MANY
+    return [Finding(refuses=refuses, text=text)]
 
 
 def _hopeless(figures: dict[str, Any], numbers: dict[str, Any], config: RunConfig) -> str | None:
@@ -54,7 +72,7 @@ def _hopeless(figures: dict[str, Any], numbers: dict[str, Any], config: RunConfi
             f"unless the model never ends a text: then check its chat template and the eos_token_id of its "
             f"generation_config.json. {_example(figures)}"
         )
-    if numbers["no_answer"] >= ALL and length.think_end and not numbers["think_end_seen"]:
+    if numbers["no_answer"] >= ALL and length.think_end and numbers["think_end_seen"] < 1 - ALL:
         return (
             f"none of {completions} holds length.think_end = {length.think_end!r}, after which the answer is "
             f"looked for: set it to what this model writes, or, for a model that does not think apart, set "

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from scalerl.cluster.checks import check_sandbox
 from scalerl.data.problem import make_problem, make_task_problem, write_problems
@@ -65,3 +67,42 @@ def test_a_quantised_base_is_refused(make_config, tmp_path, text_config):
     (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"is quantised \(fp8\).*name the bf16 model it was made from"):
         check_inputs(config)
+
+
+def test_a_base_with_a_file_cut_short_is_refused(make_config, tmp_path):
+    config = make_config()
+    save_file({"model.layers.0.w": np.zeros((4, 4), np.float32)}, tmp_path / "model" / "model.safetensors")
+    check_inputs(config)
+    content = (tmp_path / "model" / "model.safetensors").read_bytes()
+    for size, what in ((len(content) - 1, f"{len(content) - 1} bytes of {len(content)}"), (30, "cut off")):
+        (tmp_path / "model" / "model.safetensors").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=f"is not whole.*{what}.*download or copy it again"):
+            check_inputs(config)
+
+
+def test_a_base_that_lacks_weights_is_refused(make_config, tmp_path):
+    config = make_config()
+    model = tmp_path / "model"
+    save_file({"model.layers.0.w": np.zeros(4, np.float32)}, model / "model-1.safetensors")
+    (model / "config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match=r"has weights of 1 layers, its config.json says num_hidden_layers"):
+        check_inputs(config)
+    index = {"weight_map": {"model.layers.0.w": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-2.safetensors: download or copy it again"):
+        check_inputs(config)
+
+
+def test_a_context_beyond_that_of_the_model_is_refused(make_config, tmp_path):
+    settings = {"max_position_embeddings": 8192}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"is 8192 tokens.*add up to 16384: lower them"):
+        check_inputs(make_config())
+    settings["rope_scaling"] = {"factor": 4.0}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    check_inputs(make_config())
+
+
+def test_an_interruption_needs_an_end_of_thinking(make_config):
+    with pytest.raises(ValueError, match=r'set length.think_end to the text.*length.length_control = "none"'):
+        make_config("length.think_end=")

@@ -24,6 +24,7 @@ def figures(**changes) -> dict:
         "think_end_seen": 0.8,
         "completion_tokens_mean": 20.0,
         "completion_tokens_p90": 30.0,
+        "template_faults": {"unknown_tokens": 0, "broken_marks": []},
         "prompt": "<user>1+1?",
         "examples": [{"problem": "1+1?", "response": "I do not know", "answer": "2", "verdict": "different"}],
     }
@@ -72,6 +73,15 @@ def test_a_poor_run_is_warned_of():
         "62% of completions have no answer",
         "60% of completions ran out of tokens",
     ]
+
+
+def test_a_template_of_another_model_is_poor_and_hopeless_where_nothing_ends():
+    broken = {"template_faults": {"unknown_tokens": 0, "broken_marks": ["<|im_start|>"]}}
+    ((refuses, text),) = findings(**broken)
+    assert not refuses and "marked by <|im_start|>, no token of this tokenizer" in text
+    assert findings(**broken, truncated=0.6)[0][0]
+    ((refuses, _),) = findings(template_faults={"unknown_tokens": 3, "broken_marks": []})
+    assert refuses
 
 
 def test_thinking_that_only_ends_by_force_is_poor():
