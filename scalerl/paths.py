@@ -102,26 +102,26 @@ class RunPaths:
         """Name the folder of everything about evaluations."""
         return self.root / "evaluations"
 
-    def evaluation(self, step: int) -> Path:
-        """Name the result of an evaluation; evaluator 0 writes it."""
-        return self.evaluations / f"{step:08d}.json"
+    def evaluation(self, key: str) -> Path:
+        """Name the result of an evaluation; evaluator 0 writes it. key: `EvaluationRequest.key`."""
+        return self.evaluations / f"{key}.json"
 
-    def evaluation_request(self, step: int) -> Path:
-        """Name the trainer's request for an evaluation; it is there until it is answered."""
-        return self.evaluations / f"{step:08d}.request.json"
+    def evaluation_request(self, key: str) -> Path:
+        """Name the request for an evaluation; it is there until it is answered."""
+        return self.evaluations / f"{key}.request.json"
 
     def evaluation_requests(self) -> list[Path]:
         """List the open requests, oldest step first."""
         return sorted(self.evaluations.glob("[0-9]*.request.json"))
 
-    def evaluation_part(self, step: int, index: int, num: int) -> Path:
+    def evaluation_part(self, key: str, index: int, num: int) -> Path:
         """Name what evaluator `index` of `num` has found, until evaluator 0 has put all parts together."""
-        return self.evaluations / f"{step:08d}.part-{index}-of-{num}.json"
+        return self.evaluations / f"{key}.part-{index}-of-{num}.json"
 
-    def evaluation_parts(self) -> dict[Path, int]:
-        """Return the step of every part that is there, of whichever number of evaluators."""
+    def evaluation_parts(self) -> dict[Path, str]:
+        """Return the key of every part that is there, of whichever number of evaluators."""
         parts = self.evaluations.glob("[0-9]*.part-*.json")
-        return {path: int(path.name.partition(".")[0]) for path in parts}
+        return {path: path.name.partition(".")[0] for path in parts}
 
     @property
     def preflight(self) -> Path:
@@ -158,8 +158,13 @@ class RunPaths:
 
     @property
     def best_evaluation(self) -> Path:
-        """Name the evaluation of the weights in `best`."""
+        """Name the held-out evaluation that the weights in `best` were chosen by."""
         return self.best / "evaluation.json"
+
+    @property
+    def best_test(self) -> Path:
+        """Name what the weights in `best` reach on the test set; it is there once they were tested."""
+        return self.best / "test.json"
 
     @property
     def checkpoints(self) -> Path:

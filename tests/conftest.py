@@ -205,7 +205,9 @@ def inputs(tmp_path_factory) -> Path:
     from scalerl.data.prepare import prepare_generated
 
     folder = tmp_path_factory.mktemp("inputs")
-    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=400, seed=0, heldout_fraction=0.1)
+    prepare_generated(
+        folder / "data", "arithmetic:max_steps=4", count=400, seed=0, heldout_fraction=0.1, test_fraction=0.1
+    )
     for name, tied in (("tied", True), ("untied", False)):
         train_base_model(folder / name, seed=0, steps=60, tie_embeddings=tied)
     return folder

@@ -31,12 +31,14 @@ def write_inputs(folder: Path) -> list[str]:
     """Write inputs that a launcher accepts; return the overrides that name them."""
     from scalerl.data.prepare import prepare_generated
 
-    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=100, seed=0, heldout_fraction=0.1)
+    prepare_generated(
+        folder / "data", "arithmetic:max_steps=4", count=100, seed=0, heldout_fraction=0.1, test_fraction=0.1
+    )
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     return [
         f"model.path={folder}/model",
-        *(f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout")),
+        *(f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout", "test")),
     ]
 
 

@@ -22,12 +22,15 @@ def add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from scalerl.common.gpus import require_gpus
     from scalerl.evaluator import evaluate_model
+    from scalerl.launch.local import visible_gpus
     from scalerl.settings import load_config
 
     config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
     if arguments.samples_per_prompt < 1:
         raise ValueError(f"--samples-per-prompt {arguments.samples_per_prompt}: at least 1 is needed")
+    require_gpus(min(1, len(visible_gpus())))
     summary = evaluate_model(
         arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt
     )

@@ -90,6 +90,9 @@ def add_role(commands) -> None:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--parent", type=int, help="end when this process does")
     parser.add_argument(
+        "--gpus", type=int, default=0, help="GPUs this process was given: end where torch cannot use them"
+    )
+    parser.add_argument(
         "--exam", choices=["trainer", "generator", "reference"], help="examine an engine for preflight"
     )
     parser.set_defaults(command=role)
@@ -114,6 +117,9 @@ def role(arguments: argparse.Namespace) -> None:
 
 
 def _run_role(arguments: argparse.Namespace) -> None:
+    from scalerl.common.gpus import require_gpus
+
+    require_gpus(arguments.gpus)
     if arguments.role == "trainer" and arguments.index is None:  # a task of an srun step
         slurm = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
         os.environ |= {name: os.environ[variable] for name, variable in slurm.items()}

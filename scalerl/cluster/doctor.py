@@ -182,7 +182,8 @@ def probe_command(site: SiteConfig, folder: Path, name: str) -> list[str]:
     options = as_flags(site.slurm.options(shape) | {"time": PROBE_MIN, "job-name": name})
     options += ["--ntasks=2", f"--immediate={IMMEDIATE_S}", "--kill-on-bad-exit=1", "--input=none"]
     options += site.steps.srun
-    task = shlex.join([*site.steps.container, sys.executable, "-m", "scalerl.cluster.probe", str(folder)])
+    words = [sys.executable, "-m", "scalerl.cluster.probe", str(folder)]
+    task = shlex.join([*site.steps.container, *words, str(gpus_per_node if site.steps.cuda else 0)])
     return ["srun", *options, "bash", "-c", "\n".join([*site.slurm.setup, f"exec {task}"])]
 
 
@@ -240,6 +241,9 @@ def _assess_engines(reports: dict[str, dict[str, Any]]) -> Finding:
         if missing := [engine for engine, version in report["versions"].items() if version is None]:
             fix = f"`make setup` on a node, for {sys.executable}, or name the image in steps.container"
             return fail("engines", f"missing on {node}: {', '.join(missing)}", fix)
+        if error := report["gpu_error"]:
+            fix = "steps.cuda = false, if these nodes have no GPUs to compute on"
+            return fail("engines", f"the GPUs of {node} cannot be used: {error}", fix)
     first, second = (report["versions"] for report in reports.values())
     if first != second:
         text = f"the nodes differ: {first} and {second}"

@@ -1,4 +1,4 @@
-"""The part of `scalerl doctor` that runs on nodes: two tasks of one srun step, each this module with FOLDER.
+"""The part of `scalerl doctor` that runs on nodes: two tasks of one srun step, each this module FOLDER GPUS.
 
 Each task prints JSON lines: its clock several times, then a ProbeReport. What it waits for in vain it raises.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scalerl.cluster.checks import engine_versions
 from scalerl.common.files import read_json, temporary_name, write_json, write_text
+from scalerl.common.gpus import gpu_error
 
 INVITATION = "invitation"
 """The file that the login node wrote into the folder before it started the tasks."""
@@ -39,10 +40,12 @@ class ProbeReport:
     """How many of NUM_CONTESTS names, which both nodes tried to take by a hard link, this one got."""
     versions: dict[str, str | None]
     """Versions of the engines, as checks.engine_versions returns them."""
+    gpu_error: str | None
+    """Why torch cannot use the GPU this node gave; None: it can, or there was none to use."""
 
 
-def probe(folder: Path, rank: int, node: str) -> ProbeReport:
-    """Work on the folder as one of two tasks, of rank 0 and 1, at the same time.
+def probe(folder: Path, rank: int, node: str, num_gpus: int = 0) -> ProbeReport:
+    """Work on the folder as one of two tasks, of rank 0 and 1, at the same time; then look at its own GPUs.
 
     Raises:
         TimeoutError: a file of the login node or of the other task does not show.
@@ -53,7 +56,14 @@ def probe(folder: Path, rank: int, node: str) -> ProbeReport:
     visible_s = _exchange(folder, rank, node)
     torn = _replace_and_read(folder, rank)
     won = sum(_take(folder / f"contest-{number}") for number in range(NUM_CONTESTS))
-    return ProbeReport(node=node, visible_s=visible_s, torn=torn, won=won, versions=engine_versions())
+    return ProbeReport(
+        node=node,
+        visible_s=visible_s,
+        torn=torn,
+        won=won,
+        versions=engine_versions(),
+        gpu_error=gpu_error(num_gpus),
+    )
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> float:
@@ -115,15 +125,15 @@ def _take(name: Path) -> bool:
     return True
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, num_gpus: int) -> None:
     """Print the clock of this node several times, then its report."""
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     for _ in range(NUM_CLOCKS):
         print(json.dumps({"node": node, "clock_s": time.time()}), flush=True)
         time.sleep(0.05)
-    report = probe(folder, int(os.environ["SLURM_PROCID"]), node)
+    report = probe(folder, int(os.environ["SLURM_PROCID"]), node, num_gpus)
     print(json.dumps({"node": node, "report": asdict(report)}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

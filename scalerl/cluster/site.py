@@ -102,6 +102,9 @@ class StepsSite(Section):
     """Words before every role's command, such as ["apptainer", "exec", "--nv", "/images/scalerl.sif"]."""
     srun: list[str] = Field(default_factory=list)
     """Further srun flags, such as ["--mpi=none"]."""
+    cuda: bool = True
+    """The job's GPUs are to be used by torch, and a role that cannot ends at once. False: they only stand for
+    GPUs, as on a test cluster, and roles compute on the CPU."""
     warning_s: float = Field(1800, ge=0)
     """Seconds before its time limit at which a run stops to checkpoint and requeues itself."""
 

@@ -51,7 +51,7 @@ __all__ = [
     "TrainerConfig",
 ]
 
-NOT_IDENTITY = ("budget", "checkpoint", "evaluation.num", "launch", "logging")
+NOT_IDENTITY = ("budget", "checkpoint", "data.test", "evaluation.num", "launch", "logging")
 """Sections and settings that may change while a run goes on."""
 
 

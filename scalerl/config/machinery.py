@@ -63,7 +63,7 @@ class EvaluationConfig(Section):
     """Evaluator processes, each its own vLLM engine; they share the prompts of every evaluation."""
     every_steps: int = Field(100, ge=1)
     num_prompts: int = Field(1000, ge=1)
-    """Held-out prompts, the first of the held-out file (all, if it has fewer)."""
+    """Held-out prompts, the first of the held-out file (all, if it has fewer); as many of the test file."""
     samples_per_prompt: int = Field(16, ge=1)
     early_stop_evaluations: int = Field(0, ge=0)
     """End the run after this many evaluations without a new best pass rate. 0: never."""

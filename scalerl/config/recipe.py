@@ -55,7 +55,10 @@ class DataConfig(Section):
     train: str = ""
     """train.parquet as written by `scalerl prepare`."""
     heldout: str = ""
-    """heldout.parquet as written by `scalerl prepare`."""
+    """heldout.parquet as written by `scalerl prepare`: what evaluations are on, and best/ is chosen by."""
+    test: str = ""
+    """test.parquet as written by `scalerl prepare`: the best policy is tested on it once the run has ended.
+    Empty: all there is of that policy is its held-out pass rate, the maximum of many and so too high."""
     instruction: str = ""
     """Text appended to every math problem, such as "Put your final answer within \\boxed{}."."""
     code_instruction: str = CODE_INSTRUCTION
@@ -86,6 +89,7 @@ class LengthConfig(Section):
     max_prompt_tokens: int = Field(2048, ge=1)
     max_thinking_tokens: int = Field(12288, ge=1)
     max_solution_tokens: int = Field(2048, ge=1)
+    """Tokens after think_end, however short the thinking was."""
     length_control: Literal["interruption", "length_penalty", "none"] = "interruption"
     """Forced interruptions (ScaleRL), a penalty on long correct completions, or neither."""
     think_end: str = "</think>"

@@ -5,7 +5,6 @@ mean_at_k.py   k completions of every prompt, graded
 summary.py     mean@k and pass@k of them, with standard errors
 parts.py       the share of each evaluator, on its way to evaluator 0
 finish.py      the end of an evaluation: answer, metrics row, best/
-best.py        the weights with the best pass rate
 standalone.py  `scalerl evaluate`, outside a run
 """
 

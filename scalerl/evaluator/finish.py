@@ -7,15 +7,15 @@ point only repeats work.
 from collections.abc import Sequence
 from typing import Any
 
-from scalerl.evaluator.best import keep_if_best
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.evaluator.summary import summarise
 from scalerl.fence import check_attempt
 from scalerl.metrics.rows import EvalRow, post_row
 from scalerl.paths import RunPaths
+from scalerl.spool.best import keep_if_best, record_test
 from scalerl.spool.evaluations import EvaluationRequest, answer_evaluation, pending_evaluations
 
-NOT_IN_ROW = ("name", "prompt_ids", "num_correct")
+NOT_IN_ROW = ("name", "sha256", "test_set", "prompt_ids", "num_correct")
 """Fields of evaluations/<step>.json that the metrics row leaves out."""
 
 
@@ -41,8 +41,9 @@ def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict
 
     These are the fields of the metrics row (`metrics.rows.EvalRow`), evaluation_s that of the slowest
     evaluator, and
-    name          folder of the policy in weights/
-    prompt_ids    [prompts], in the order of the held-out file
+    name, sha256  folder of the policy in weights/, hash of its weights
+    test_set      file of the test set; empty: on held-out prompts
+    prompt_ids    [prompts], in the order of their file
     num_correct   [prompts], correct completions of each
     """
     tallies = interleave_tallies(parts)
@@ -56,6 +57,8 @@ def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict
         "flops": request.flops,
         "evaluation_s": max(part.evaluation_s for part in parts),
         "name": request.name,
+        "sha256": request.sha256,
+        "test_set": request.test_set,
         "prompt_ids": [tally.prompt_id for tally in tallies],
         "num_correct": [tally.num_correct for tally in tallies],
     }
@@ -65,12 +68,18 @@ def _answer(paths: RunPaths, attempt: int, request: EvaluationRequest, result: d
     """Do all that follows from an evaluation; the request is closed last."""
     # Each of these may be done twice: a row replaces the one of its step, best/ only changes for a better
     # policy. Once the request is closed nothing would do them again, so that comes after them.
+    best = False
+    if request.test_set:
+        record_test(paths, result)
+    else:
+        best = _take_heldout(paths, attempt, request, result)
+    answer_evaluation(paths, request, result)
+    print(f"evaluator-0: {request}, pass rate {result['pass_rate']:.4f}{' (best so far)' if best else ''}")
+
+
+def _take_heldout(paths: RunPaths, attempt: int, request: EvaluationRequest, result: dict[str, Any]) -> bool:
+    """Post the row of an evaluation, and say whether its policy is the best so far; best/ is that then."""
     values = {name: value for name, value in result.items() if name not in NOT_IN_ROW}
     head = {"time_s": request.published_s, "attempt": attempt}
     post_row(paths, EvalRow.from_json(head | values, f"the evaluation of step {request.step}"))
-    best = keep_if_best(paths, paths.weights / request.name, result)
-    answer_evaluation(paths, request, result)
-    print(
-        f"evaluator-0: step {request.step}, pass rate {result['pass_rate']:.4f}"
-        f"{' (best so far)' if best else ''}"
-    )
+    return keep_if_best(paths, paths.weights / request.name, result)

@@ -6,10 +6,11 @@ The trainer never waits for it: weights stay on disk until their evaluation is a
 """
 
 import time
+from itertools import chain
 from pathlib import Path
 
 from scalerl.config import RunConfig
-from scalerl.data.problem import load_problems
+from scalerl.data.problem import Problem, load_problems
 from scalerl.evaluator.finish import finish_oldest
 from scalerl.evaluator.mean_at_k import policy_versions, sample_and_grade
 from scalerl.evaluator.parts import Parts
@@ -55,7 +56,7 @@ class Evaluator:
     def __init__(
         self, config: RunConfig, parts: Parts, engine: SamplingEngine, seed: int, stop: StopSignal
     ) -> None:
-        """Prepare to evaluate this evaluator's share of the held-out prompts with `engine`.
+        """Prepare to evaluate this evaluator's share of the held-out prompts, and of the test set's.
 
         Raises:
             ValueError: a prompt is too long.
@@ -64,10 +65,16 @@ class Evaluator:
         tokenizer = load_tokenizer(config.model.path)
         self._prompts = PromptEncoder(tokenizer, config.data, config.length)
         self._sampler: CompletionSampler[int] = CompletionSampler(engine, tokenizer, config.length, seed)
-        problems = load_problems(Path(config.data.heldout))[: config.evaluation.num_prompts]
-        self._problems = problems[parts.index :: parts.num]
-        self._prompts.encode_all(self._problems)
-        self._pool = start_verifier(config, self._problems)
+        files = {"": config.data.heldout, config.data.test: config.data.test or config.data.heldout}
+        self._problems = {test_set: self._share(Path(file)) for test_set, file in files.items()}
+        """This evaluator's problems of the held-out file, "", and of the test set, by its name."""
+        problems = list(chain.from_iterable(self._problems.values()))
+        self._prompts.encode_all(problems)
+        self._pool = start_verifier(config, problems)
+
+    def _share(self, file: Path) -> list[Problem]:
+        problems = load_problems(file)[: self._config.evaluation.num_prompts]
+        return problems[self._parts.index :: self._parts.num]
 
     def advance(self) -> None:
         """Do this evaluator's part of the oldest request that lacks it, or sleep; answer what is whole."""
@@ -91,7 +98,7 @@ class Evaluator:
         if self._engine.policy_name != request.name:
             self._engine.reload(folder, request.policy_version)
         results = sample_and_grade(
-            self._problems,
+            self._problems[request.test_set],
             self._config.evaluation.samples_per_prompt,
             sampler=self._sampler,
             prompts=self._prompts,

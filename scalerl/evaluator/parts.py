@@ -1,4 +1,4 @@
-"""The parts of an evaluation: evaluator i of n samples the held-out prompts i, i + n, i + 2n, ...
+"""The parts of an evaluation: evaluator i of n samples the prompts i, i + n, i + 2n, ...
 
 It leaves its tallies in a file. A part counts for the policy it names, whichever attempt wrote it: an
 evaluation that was cut short keeps the parts that are done.
@@ -17,18 +17,18 @@ from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """evaluations/<step>.part-<i>-of-<n>.json: the share of one evaluator in one evaluation."""
+    """evaluations/<key>.part-<i>-of-<n>.json: the share of one evaluator in one evaluation."""
 
     name: str
     """Name of the policy's folder in weights/, with the hash of its content."""
     evaluation_s: float
     """Seconds it took."""
     tallies: list[PromptTally]
-    """Tallies of every n-th held-out prompt, in their order."""
+    """Tallies of every n-th prompt, in their order."""
 
 
 def interleave_tallies(parts: Sequence[Part]) -> list[PromptTally]:
-    """Return the tallies of all prompts, in the order of the held-out file, from the parts 0 to n - 1."""
+    """Return the tallies of all prompts, in the order of their file, from the parts 0 to n - 1."""
     by_position = {
         index + number * len(parts): tally
         for index, part in enumerate(parts)
@@ -63,7 +63,7 @@ class Parts:
         # prompts out differently, and the old parts must not be taken for new ones.
         part = Part(name=request.name, evaluation_s=evaluation_s, tallies=tallies)
         check_attempt(self.paths, self.attempt)
-        write_json(self.paths.evaluation_part(request.step, self.index, self.num), asdict(part))
+        write_json(self.paths.evaluation_part(request.key, self.index, self.num), asdict(part))
 
     def collect(self, request: EvaluationRequest) -> list[Part] | None:
         """Return the parts of all evaluators; None while some are missing, which the log names once."""
@@ -74,20 +74,20 @@ class Parts:
         if parts[self.index] is not None and self._waiting_for != request.name:
             self._waiting_for = request.name
             missing = ", ".join(f"evaluator-{index}" for index, part in parts.items() if part is None)
-            print(f"evaluator-{self.index}: step {request.step} waits for the parts of {missing}")
+            print(f"evaluator-{self.index}: {request} waits for the parts of {missing}")
         return None
 
     def delete_answered(self) -> None:
         """Delete the parts, of however many evaluators, that no request waits for."""
-        steps = {request.step for request in pending_evaluations(self.paths)}
-        for path, step in self.paths.evaluation_parts().items():
-            if step not in steps:
+        keys = {request.key for request in pending_evaluations(self.paths)}
+        for path, key in self.paths.evaluation_parts().items():
+            if key not in keys:
                 path.unlink()
 
     def _read(self, request: EvaluationRequest, index: int) -> Part | None:
         """Return an evaluator's part, or None if it is not there or of a policy of a lost timeline."""
         try:
-            values: dict[str, Any] = read_json(self.paths.evaluation_part(request.step, index, self.num))
+            values: dict[str, Any] = read_json(self.paths.evaluation_part(request.key, index, self.num))
         except FileNotFoundError:
             return None
         tallies = [PromptTally(**tally) for tally in values.pop("tallies")]

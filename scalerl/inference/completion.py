@@ -1,9 +1,13 @@
 """Whole completions: one request each, or two with a forced interruption of the thinking in between.
 
 With length_control="interruption" every completion draws its own thinking budget. Phase 1 samples up to that
-budget. If it ended by itself, that was all. If the thinking ended within the budget, phase 2 only lets the
-solution go on to its limit. Otherwise the interruption text is forced, outside the loss, and phase 2 samples
-the answer (paper, section 2).
+budget. If it ended by itself, that was all. If the thinking still goes on, the interruption text is forced,
+outside the loss, and phase 2 samples the answer (paper, section 2).
+
+Whatever the length control, a solution has at most max_solution_tokens: what follows an early end of thinking
+could otherwise go on with the tokens that were meant for thinking. Running completions are looked through for
+think_end every few steps, and then get the limit of their solution; what was sampled beyond it is cut off.
+That is exact: the first n tokens of a completion do not depend on how many may follow.
 """
 
 import random
@@ -17,6 +21,9 @@ from scalerl.config import LengthConfig
 from scalerl.inference.engine import SamplingEngine, Segment
 
 Key = TypeVar("Key", bound=Hashable)
+
+WATCH_STEPS = 16
+"""Engine steps between two looks for think_end; of a shorter solution, some tokens are sampled in vain."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +68,10 @@ class _Running:
     cache_salt: str
     started_s: float
     last_phase: bool
+    solution_begin: int | None = None
+    """Index of the first token after the end of thinking; None while the thinking goes on."""
+    num_watched: int = 0
+    """Tokens already looked through for think_end."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     loss_mask: list[bool] = field(default_factory=list)
@@ -82,7 +93,7 @@ class CompletionSampler(Generic[Key]):
         self._length = length
         self._random = random.Random(seed)
         self._running: dict[str, _Running] = {}
-        self._num_requests = 0
+        self._num_requests = self._num_steps = 0
         self._forced_token_ids: list[int] = []
         if length.length_control == "interruption":
             self._forced_token_ids = tokenizer.encode(length.interruption_text, add_special_tokens=False)
@@ -130,11 +141,19 @@ class CompletionSampler(Generic[Key]):
         for segment in self._engine.step():
             running = self._running.pop(segment.request_id)
             _extend(running, segment)
-            max_tokens = 0 if segment.stopped or running.last_phase else self._prepare_last_phase(running)
-            if max_tokens > 0:
-                self._request(running, max_tokens)
+            if running.solution_begin is None:
+                running.solution_begin = self._find_solution(running.token_ids)
+            ended = segment.stopped or running.last_phase
+            if not ended:
+                self._begin_last_phase(running)
+            num_left = self._max_tokens(running) - len(running.token_ids)
+            if ended or num_left <= 0:
+                finished.append(self._finish(running, stopped=segment.stopped and num_left >= 0))
             else:
-                finished.append(self._finish(running, segment.stopped))
+                self._request(running, num_left)
+        self._num_steps += 1
+        if self._num_steps % WATCH_STEPS == 0 and self._length.think_end:
+            self._watch()
         return finished
 
     def _request(self, running: _Running, max_tokens: int) -> None:
@@ -146,12 +165,34 @@ class CompletionSampler(Generic[Key]):
         token_ids = [*running.prompt_token_ids, *running.token_ids]
         self._engine.submit(request_id, token_ids, max_tokens=max_tokens, cache_salt=running.cache_salt)
 
-    def _prepare_last_phase(self, running: _Running) -> int:
-        """Interrupt the thinking if it still goes on; return how many tokens the solution may still have."""
+    def _watch(self) -> None:
+        """Find the running completions whose thinking has ended, and limit them to their solution."""
+        # think_end may begin in tokens seen before; none of its tokens is shorter than a byte.
+        overlap = len(self._length.think_end.encode())
+        for request_id, running in self._running.items():
+            if running.solution_begin is not None:  # so it is in all of phase 2
+                continue
+            begin = max(0, running.num_watched - overlap)
+            recent = self._engine.sampled(request_id, begin)
+            running.num_watched = begin + len(recent)
+            if self._length.think_end in self._decode(recent):
+                running.solution_begin = self._find_solution(self._engine.sampled(request_id))
+            if running.solution_begin is not None:
+                running.last_phase = True
+                self._engine.limit(request_id, self._max_tokens(running))
+
+    def _max_tokens(self, running: _Running) -> int:
+        """Return how many tokens the completion may have as far as is known: those of its solution end it."""
+        if running.solution_begin is None:
+            return self._length.max_completion_tokens
+        end = running.solution_begin + self._length.max_solution_tokens
+        return min(end, self._length.max_completion_tokens)
+
+    def _begin_last_phase(self, running: _Running) -> None:
+        """Interrupt the thinking if it still goes on."""
         running.last_phase = True
-        num_solution_tokens = self._count_solution_tokens(running.token_ids)
-        if num_solution_tokens is not None:
-            return self._length.max_solution_tokens - num_solution_tokens
+        if running.solution_begin is not None:
+            return
         forced = self._forced_token_ids
         # Forced tokens were not sampled: they have no log-probability and no loss; phase 2 sees them.
         running.interrupted = True
@@ -159,23 +200,23 @@ class CompletionSampler(Generic[Key]):
         running.logprobs += [0.0] * len(forced)
         running.loss_mask += [False] * len(forced)
         running.policy_versions += [self._engine.policy_version] * len(forced)
-        return min(
-            self._length.max_solution_tokens, self._length.max_completion_tokens - len(running.token_ids)
-        )
+        running.solution_begin = len(running.token_ids)
 
-    def _count_solution_tokens(self, token_ids: list[int]) -> int | None:
-        """Return how many tokens follow the end of thinking; None if the thinking goes on."""
+    def _find_solution(self, token_ids: list[int]) -> int | None:
+        """Return the index of the first token after the end of thinking; None if the thinking goes on."""
         think_end = self._length.think_end
-        if think_end not in self._decode(token_ids):
+        if not think_end or think_end not in self._decode(token_ids):
             return None
         # think_end may be several tokens, cut in many ways: look for the shortest prefix whose text has it.
         end = bisect_left(
             range(len(token_ids)), True, key=lambda last: think_end in self._decode(token_ids[: last + 1])
         )
-        return len(token_ids) - end - 1
+        return end + 1
 
     def _finish(self, running: _Running, stopped: bool) -> Completion[Key]:
         """Return the completion; `stopped` says whether its last token ends the sequence."""
+        for values in (running.token_ids, running.logprobs, running.loss_mask, running.policy_versions):
+            del values[self._max_tokens(running) :]
         text_token_ids = running.token_ids[:-1] if stopped else running.token_ids
         return Completion(
             key=running.key,

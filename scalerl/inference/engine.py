@@ -108,6 +108,7 @@ class SamplingEngine:
         self._temperature = options.temperature
         self._tensors = policy_tensors(folder)
         self._engine = _start(folder, options)
+        self._requests: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
         self._confirm(folder.name, policy_version)
 
@@ -136,7 +137,19 @@ class SamplingEngine:
             skip_clone=True,
         )
         prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        self._engine.add_request(request_id, prompt, params, arrival_time=time.time())
+        name = self._engine.add_request(request_id, prompt, params, arrival_time=time.time())
+        # The scheduler's own record. It lives in this process; nothing public tells what was sampled so far
+        # but outputs of every step, which cost the engine time.
+        self._requests[request_id] = self._engine.engine_core.engine_core.scheduler.requests[name]
+
+    def sampled(self, request_id: str, begin: int = 0) -> list[int]:
+        """Return the token ids that a running request has sampled so far, from the index `begin` on."""
+        return self._requests[request_id].output_token_ids[begin:]
+
+    def limit(self, request_id: str, max_tokens: int) -> None:
+        """Let a running request sample `max_tokens` tokens in all, or one more if it has as many already."""
+        # What vLLM holds against the number of sampled tokens after every step.
+        self._requests[request_id].max_tokens = max_tokens
 
     def step(self) -> list[Segment]:
         """Sample one token for every request that vLLM schedules; return the requests that finished."""
@@ -145,6 +158,8 @@ class SamplingEngine:
     def abort(self, request_ids: Sequence[str]) -> None:
         """Drop running requests; `step` does not return them any more."""
         self._engine.abort_request(list(request_ids))
+        for request_id in request_ids:
+            del self._requests[request_id]
 
     def reload(self, folder: Path, policy_version: int) -> float:
         """Serve the weights of `folder` from the next step on; return the seconds it took.
@@ -181,6 +196,7 @@ class SamplingEngine:
 
     def _segment(self, output: Any) -> Segment:
         """Return what a finished request sampled, each token with the policy that sampled it."""
+        del self._requests[output.request_id]
         completion = output.outputs[0]
         policy_versions: list[int] = []
         # A span [start, end) of tokens was sampled with one policy; every reload begins a new one.

@@ -5,23 +5,25 @@ from collections.abc import Callable, Sequence
 from scalerl.launch.processes import RoleProcess
 from scalerl.metrics.rows import EvalRow, Rows
 from scalerl.paths import RunPaths
-from scalerl.spool.evaluations import pending_evaluations
+from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
 
 
 class Backlog:
     """The evaluations that the trainer asked for and nobody has answered yet."""
 
-    def __init__(self, paths: RunPaths, note: Callable[[str], None]) -> None:
-        """Owe nothing yet; `note` shows a line to the user."""
-        self._paths, self._note = paths, note
+    def __init__(self, paths: RunPaths, note: Callable[[str], None], *, has_test: bool = False) -> None:
+        """Owe nothing yet, or a test at the end; `note` shows a line to the user."""
+        self._paths, self._note, self._has_test = paths, note, has_test
         self._num_late = 0
         self._said = False
 
     def gpu_hours(self, rows: Rows, devices: int) -> float:
-        """Return the GPU-hours that evaluations still due will cost a job of so many devices, which all wait
-        for them: those that are asked for, and the last one, to come. 0 until one was measured."""
+        """Return the GPU-hours that evaluations still due will cost a job of so many devices, which all wait.
+
+        They are those that are asked for, the last one and the test. 0 until one was measured.
+        """
         newest = rows.evaluations[-1:]
-        owed = len(pending_evaluations(self._paths)) + 1
+        owed = len(pending_evaluations(self._paths)) + 1 + self._has_test
         return owed * (newest[0].evaluation_s or 0.0) * devices / 3600 if newest else 0.0
 
     def evaluated(self, row: EvalRow) -> None:
@@ -37,13 +39,13 @@ class Backlog:
                 f"evaluation.every_steps, num_prompts or samples_per_prompt"
             )
 
-    def lacking(self, step: int, evaluators: Sequence[RoleProcess]) -> str:
-        """Say whose part the evaluation of a step waits for."""
+    def lacking(self, request: EvaluationRequest, evaluators: Sequence[RoleProcess]) -> str:
+        """Say whose part an evaluation waits for."""
         num = len(evaluators)
-        done = [self._paths.evaluation_part(step, index, num).exists() for index in range(num)]
+        done = [self._paths.evaluation_part(request.key, index, num).exists() for index in range(num)]
         missing = [process for process, there in zip(evaluators, done, strict=True) if not there]
         # all parts are there, and evaluator 0 has not put them together
         missing = missing or [evaluators[0]]
-        return f"step {step} lacks the part of " + ", ".join(
+        return f"{request} lacks the part of " + ", ".join(
             f"{process.name} (log: {process.log})" for process in missing
         )

@@ -19,6 +19,7 @@ from scalerl.metrics.rows import EvalRow, Rows
 from scalerl.metrics.writer import MetricsWriter
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Latest, PredictedCeiling, RunStatus, write_status
+from scalerl.spool.best import read_test
 
 SAVE_EVERY_S = 1.0
 
@@ -35,7 +36,7 @@ class Bookkeeping:
         self.ledger = ComputeLedger(paths, place.job_id)
         self._metrics = MetricsWriter(paths, self.ledger, attempt)
         self._loggers = open_loggers(paths, config)
-        self.backlog = Backlog(paths, display.note)
+        self.backlog = Backlog(paths, display.note, has_test=bool(config.data.test))
         self.allocation = place.open_ledger(config, self.ledger)
         self.alarms = standing_alarms(self.rows)
         """Alarms that stand at the newest step."""
@@ -94,7 +95,9 @@ class Bookkeeping:
 
     def status_line(self) -> str:
         """Return one line on where the run is."""
-        return status_line(self._config, self.rows, self.ledger.gpu_hours(), self.alarms)
+        return status_line(
+            self._config, self.rows, self.ledger.gpu_hours(), self.alarms, read_test(self._paths)
+        )
 
     def save_if_due(self, processes: Sequence[RoleProcess]) -> None:
         """Save every SAVE_EVERY_S while the run goes on."""

@@ -4,6 +4,7 @@ from scalerl.config import RunConfig
 from scalerl.metrics.rows import Rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import RunStatus, read_status
+from scalerl.spool.best import lacks_test
 from scalerl.spool.evaluations import pending_evaluations
 
 
@@ -40,8 +41,10 @@ def budget_used_up(config: RunConfig, paths: RunPaths) -> bool:
     """Say whether the run in the folder has ended by itself, for good or because its budget allows no further
     step."""
     status = read_status(paths)
-    # one that was killed before its last evaluation goes on for that alone
+    # one that was killed before its last evaluation, or got a test set later, goes on for that alone
     if status is None or status.state != "finished" or pending_evaluations(paths):
+        return False
+    if lacks_test(paths, config.data.test):
         return False
     if status.final or any(alarm.kind in config.launch.stop_on_alarm for alarm in status.alarms):
         return True

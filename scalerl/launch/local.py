@@ -41,7 +41,11 @@ def local_layout(config: RunConfig, gpus: list[str]) -> Layout:
         mine = [next(free) for _ in range(span)] if gpus else []
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if gpus else {}
         return RoleProcess(
-            name=name, arguments=arguments, num_devices=max(1, len(mine)), environment=environment
+            name=name,
+            arguments=arguments,
+            num_devices=max(1, len(mine)),
+            gpus=len(mine),
+            environment=environment,
         )
 
     def engines(role: str, count: int) -> list[RoleProcess]:

@@ -32,7 +32,7 @@ class Place(Protocol):
 
     @property
     def on_cpu(self) -> bool:
-        """Say whether there is no GPU."""
+        """Say whether there is no GPU to compute on."""
 
     def layout(self, config: RunConfig) -> Layout:
         """Lay out the processes of the run. Raises ValueError if they do not fit."""
@@ -113,8 +113,8 @@ class SlurmJob:
 
     @property
     def on_cpu(self) -> bool:
-        """Say whether the job has no GPU."""
-        return self._num_gpus == 0
+        """Say whether the job has no GPU, or none to compute on."""
+        return self._num_gpus == 0 or not self._site.cuda
 
     @property
     def _num_gpus(self) -> int:

@@ -47,6 +47,8 @@ class RoleProcess:
     arguments: list[str]
     """Arguments of `scalerl role` beside --dir, --attempt and --parent; the first is the role."""
     num_devices: int = 1
+    gpus: int = 0
+    """GPUs that each of its tasks sees; 0: it computes on CPUs."""
     prefix: list[str] = field(default_factory=list)
     """Words before the command, such as those of srun."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class RoleProcess:
         self.log = paths.log(attempt, self.name)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self.words_before(attempt), sys.executable, "-m", "scalerl", "role", *self.arguments]
-        command += ["--dir", str(paths.root), "--attempt", str(attempt)]
+        command += ["--dir", str(paths.root), "--attempt", str(attempt), "--gpus", str(self.gpus)]
         # a step's parent is srun's daemon, on another node perhaps; Slurm ends it
         if not self.prefix:
             command += ["--parent", str(os.getpid())]

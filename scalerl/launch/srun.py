@@ -96,6 +96,7 @@ def step_layout(config: RunConfig, allocation: Allocation, site: StepsSite) -> L
             name=name,
             arguments=arguments,
             num_devices=devices * len(where),
+            gpus=devices if on_gpus and site.cuda else 0,
             prefix=[*options, *site.srun, *site.container],
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from scalerl.config import RunConfig
 from scalerl.metrics.rows import Rows, StepRow
 from scalerl.run_folder import Alarm, GpuHours
+from scalerl.spool.best import FinalTest
 
 TERMINAL_EVERY_S = 0.5
 RECENT_STEPS = 21
@@ -39,8 +40,14 @@ def eta_s(config: RunConfig, rows: Sequence[StepRow], gpu_hours: float) -> float
     return max(0.0, min(estimates))
 
 
-def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequence[Alarm] = ()) -> str:
-    """Return one line from the rows so far, the GPU-hours of every role and the alarms that stand."""
+def status_line(
+    config: RunConfig,
+    rows: Rows,
+    gpu_hours: GpuHours,
+    alarms: Sequence[Alarm] = (),
+    test: FinalTest | None = None,
+) -> str:
+    """Return one line from the rows, the GPU-hours of every role, the alarms that stand, and the test."""
     steps, evals = rows.steps, rows.evaluations
     parts = ["starting" if not steps else f"step {steps[-1].step}"]
     if config.budget.max_steps is not None:
@@ -52,6 +59,8 @@ def status_line(config: RunConfig, rows: Rows, gpu_hours: GpuHours, alarms: Sequ
         parts.append(
             f"held-out {evals[-1].pass_rate:.3f} at step {evals[-1].step} (R0 {evals[0].pass_rate:.3f})"
         )
+    if test is not None:
+        parts.append(str(test))
     parts_of_total = (gpu_hours.generator, gpu_hours.trainer, gpu_hours.evaluator, gpu_hours.idle)
     by_role = " + ".join(f"{hours:.3g}" for hours in parts_of_total if hours)
     parts.append(f"GPU-hours {gpu_hours.total:.4g}" + (f" ({by_role})" if by_role else ""))

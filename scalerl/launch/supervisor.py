@@ -24,6 +24,7 @@ from scalerl.paths import RunPaths
 from scalerl.preflight.inputs import check_inputs, check_machine
 from scalerl.preflight.report import Finding, Report, read_report
 from scalerl.run_folder import check_run_folder, read_end, read_status, save_config
+from scalerl.spool.best import lacks_test, request_test, withdraw_test
 from scalerl.spool.evaluations import pending_evaluations
 
 POLL_S = 0.1
@@ -68,6 +69,7 @@ class Supervisor:
         only_preflight: end after that, with exit code 0 if it was passed.
         """
         self.paths.stop.unlink(missing_ok=True)
+        withdraw_test(self.paths)
         self._link_logs()
         state, reason = "failed", "the supervisor ended unexpectedly"
         with self.stopping.signals() as ignore_signals:
@@ -161,14 +163,25 @@ class Supervisor:
         return self._finish_evaluations(reason)
 
     def _finish_evaluations(self, reason: str) -> tuple[str, str]:
-        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
-        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
+        self._await_evaluations()
+        if lacks_test(self.paths, self.config.data.test) and not self._interrupted():
+            request_test(self.paths, self.config.data.test)
+            self._await_evaluations()
         if self.stopping.requeue and pending_evaluations(self.paths):
             return "requeued", f"{self.stopping.reason} before the last evaluation ({reason})"
         if self.stopping.interrupts:
             why = f"interrupted before the last evaluation ({reason})"
             return "stopped", f"{why}; the same command continues it"
         return "finished", reason
+
+    def _await_evaluations(self) -> None:
+        """Let the evaluators answer what is asked for, within launch.evaluation_deadline_s.
+
+        Raises:
+            RunFailed: they did not.
+        """
+        deadline_s = time.monotonic() + self.config.launch.evaluation_deadline_s
+        self._loop(until=lambda: self._evaluated(deadline_s), watched=self.layout.evaluators)
 
     def _loop(self, until: Callable[[], bool], watched: list[RoleProcess]) -> None:
         while not until():
@@ -225,13 +238,16 @@ class Supervisor:
         self.display.note(f"{told}; starting it again")
         return True
 
+    def _interrupted(self) -> bool:
+        return bool(self.stopping.interrupts) or self.stopping.requeue
+
     def _evaluated(self, deadline_s: float) -> bool:
         pending = pending_evaluations(self.paths)
-        if self.stopping.interrupts or self.stopping.requeue or not pending:
+        if self._interrupted() or not pending:
             return True
         if time.monotonic() > deadline_s:
             limit_s = self.config.launch.evaluation_deadline_s
-            lacking = self.books.backlog.lacking(pending[0].step, self.layout.evaluators)
+            lacking = self.books.backlog.lacking(pending[0], self.layout.evaluators)
             raise RunFailed(
                 f"waited {limit_s:.0f} s for the last evaluations (launch.evaluation_deadline_s): {lacking}"
             )

@@ -36,11 +36,10 @@ def check_inputs(config: RunConfig) -> None:
         )
     if (Path(config.model.path) / "config.json").exists():  # else it is a hub name
         _check_model(config, Path(config.model.path))
-    pools = {}
-    for key, value in (("data.train", config.data.train), ("data.heldout", config.data.heldout)):
-        if not value:
-            raise ValueError(f"{key} is not set: `scalerl prepare` writes train.parquet and heldout.parquet")
-        pools[key] = load_problems(Path(value))
+    for key in ("train", "heldout"):
+        if not getattr(config.data, key):
+            raise ValueError(f"data.{key} is not set: `scalerl prepare` writes {key}.parquet")
+    pools = {f"data.{key}": load_problems(file) for key, file in _problem_files(config).items()}
     check_no_leak(pools)
     num_prompts = min(config.evaluation.num_prompts, len(pools["data.heldout"]))
     if config.evaluation.num > num_prompts:
@@ -48,6 +47,12 @@ def check_inputs(config: RunConfig) -> None:
             f"evaluation.num = {config.evaluation.num} evaluators cannot share {num_prompts} held-out "
             f"prompts: lower it"
         )
+
+
+def _problem_files(config: RunConfig) -> dict[str, Path]:
+    """Return the problem files of a run by their keys of the section data; a test set need not be there."""
+    files = {key: getattr(config.data, key) for key in ("train", "heldout", "test")}
+    return {key: Path(file) for key, file in files.items() if file}
 
 
 def _check_model(config: RunConfig, model: Path) -> None:
@@ -81,7 +86,7 @@ def _check_not_quantised(settings: dict[str, Any], model: Path) -> None:
 
 def _check_demo(config: RunConfig) -> None:
     """Refuse the demo's own model and data where they are not made yet, with the commands that make them."""
-    files = [Path(config.model.path) / "config.json", Path(config.data.train), Path(config.data.heldout)]
+    files = [Path(config.model.path) / "config.json", *_problem_files(config).values()]
     missing = [str(file) for file in files if file.is_relative_to(DEMO_DIR) and not file.is_file()]
     if missing:
         raise ValueError(
@@ -106,6 +111,5 @@ def check_machine(config: RunConfig, on_cpu: bool) -> None:
         found = judge_memory(memory, config, config.length.max_tokens) if memory else []
         if refused := [finding.text for finding in found if finding.refuses]:
             raise ValueError(f"{refused[0]} (an estimate: launch.preflight=off leaves it out)")
-    paths = (config.data.train, config.data.heldout)
-    tasks = {problem.task for path in paths for problem in load_problems(Path(path))}
+    tasks = {problem.task for file in _problem_files(config).values() for problem in load_problems(file)}
     check_tasks(tasks, program_limits(config))

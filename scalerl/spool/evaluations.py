@@ -4,6 +4,7 @@ answered.
 evaluations/<step>.request.json          an open request: `EvaluationRequest`
             <step>.part-<i>-of-<n>.json  what evaluator i of n found out: `scalerl.evaluator.parts.Part`
             <step>.json                  the answer: `scalerl.evaluator.finish.evaluation_result`
+            <step>-test.*                the same of the best policy on the test set (see best.py)
 """
 
 from contextlib import suppress
@@ -35,14 +36,25 @@ class EvaluationRequest:
     """FLOPs of generation and training so far."""
     published_s: float
     """Unix time of publication, in seconds: the evaluation counts at this moment of the run."""
+    test_set: str = ""
+    """Test set that it is on; empty: on the held-out prompts."""
+
+    @property
+    def key(self) -> str:
+        """Return what the names of its files begin with."""
+        return f"{self.step:08d}-test" if self.test_set else f"{self.step:08d}"
+
+    def __str__(self) -> str:
+        """Return what is evaluated, in a few words."""
+        return f"the test of step {self.step}" if self.test_set else f"step {self.step}"
 
 
 def request_evaluation(paths: RunPaths, request: EvaluationRequest) -> None:
     """Ask for the pass rate of a policy, unless this very policy has been evaluated already."""
-    result = paths.evaluation(request.step)
+    result = paths.evaluation(request.key)
     if result.exists() and read_json(result)["name"] == request.name:
         return
-    write_json(paths.evaluation_request(request.step), asdict(request))
+    write_json(paths.evaluation_request(request.key), asdict(request))
 
 
 def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
@@ -57,7 +69,7 @@ def pending_evaluations(paths: RunPaths) -> list[EvaluationRequest]:
 def answer_evaluation(paths: RunPaths, request: EvaluationRequest, result: dict) -> None:
     """Store evaluations/<step>.json (`result` must hold the request's `name`) and close the request."""
     assert result["name"] == request.name
-    write_json(paths.evaluation(request.step), result)
+    write_json(paths.evaluation(request.key), result)
     # A replay may have asked for other weights of the same step meanwhile: that request stays open.
     if request in pending_evaluations(paths):
-        paths.evaluation_request(request.step).unlink()
+        paths.evaluation_request(request.key).unlink()

@@ -22,6 +22,7 @@ from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
 from scalerl.run_folder import GpuHours, PredictedCeiling, RunStatus, read_saved_config
 from scalerl.settings import path_hint
+from scalerl.spool.best import read_test
 from scalerl.sweep.accounting import reconcile
 from scalerl.sweep.states import RunState, State, sweep_states
 
@@ -194,6 +195,8 @@ def run_details(state: RunState) -> str:
         _line("latest", numbers or "-"),
         _line("ceiling A", _ceiling_details(status.curve)),
     ]
+    if (tested := read_test(paths)) is not None:
+        lines.append(_line("test", f"{tested}; {tested.test_set}"))
     raised = alarms(read_rows(paths.metrics))
     lines += [_line("alarm", f"{alarm}, until {alarm.last_step}; {alarm.advice}") for alarm in raised]
     if state.status:

@@ -4,6 +4,7 @@ Only this file, export.py and model/loading.py import deepspeed.
 """
 
 import os
+import socket
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,9 +54,25 @@ def init_distributed(timeout_s: float) -> dist.ProcessGroup:
     else:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=timeout_s)
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", timeout=timeout)
+    backend = "gloo" if on_cpu else "nccl"
+    # Before the first collective: over a wrong network it hangs, and then this is the last line of the log.
+    print(f"trainer-{os.environ['RANK']}: {backend}, {_network()}")
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout)
     # A group of its own for objects and sums on CPU: nccl would take them through the device.
     return dist.new_group(backend="gloo", timeout=timeout)
+
+
+def _network() -> str:
+    """Say where this rank meets the others, and the address under which gloo offers it to them."""
+    host = socket.gethostname()
+    try:
+        address = socket.gethostbyname(host)
+    except OSError as error:
+        address = str(error)
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    chosen = [f"; {name}={os.environ[name]}" for name in names if name in os.environ]
+    meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return f"{os.environ['WORLD_SIZE']} ranks meet at {meeting}; {host} is {address}{''.join(chosen)}"
 
 
 def deepspeed_config(config: RunConfig) -> dict:

@@ -1,9 +1,10 @@
 """The training state: what decides which groups are trained next, apart from weights and optimizer.
 
-It makes the trainer a deterministic function of the spool. Which groups a step trains, which prompts are
-admitted next and with which learning rate follows from this state and the rollouts alone, never from the
-order in which they arrived. So a trainer that goes back to a checkpoint does the same steps again with the
-same shards, and no prompt is skipped or trained twice. Every rank keeps a copy and moves it on by itself.
+It makes the trainer a function of the spool, on GPUs up to the rounding of its weights. Which groups a step
+trains, which prompts are admitted next and with which learning rate follows from this state and the rollouts
+alone, never from the order in which they arrived. So a trainer that goes back to a checkpoint does the same
+steps again with the same shards, and no prompt is skipped or trained twice. Every rank keeps a copy and moves
+it on by itself.
 """
 
 from collections.abc import Collection, Sequence

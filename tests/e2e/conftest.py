@@ -28,6 +28,7 @@ class Run:
             f"model.path={inputs / model}",
             f"data.train={inputs / 'data' / 'train.parquet'}",
             f"data.heldout={inputs / 'data' / 'heldout.parquet'}",
+            f"data.test={inputs / 'data' / 'test.parquet'}",
             "batch.prompts=8",
             "batch.generations_per_prompt=8",
             "evaluation.every_steps=2",

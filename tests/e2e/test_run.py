@@ -4,12 +4,14 @@ above them."""
 import os
 import signal
 import statistics
+from pathlib import Path
 
 import pandas as pd
 import psutil
 
 from scalerl.common.files import read_json
 from scalerl.fits import fit_run
+from scalerl.spool.best import read_test
 from scalerl.spool.evaluations import pending_evaluations
 
 TWO_EACH = ("generator.num=2", "trainer.num_ranks=2", "evaluation.num=2")
@@ -19,6 +21,16 @@ def check_finished(run, num_steps: int, max_off_policyness: int) -> None:
     """What holds for every finished run, whatever happened on the way."""
     check_rows(run, num_steps, max_off_policyness)
     assert [row.step for row in run.evaluations] == [*range(0, num_steps + 1, 2)]
+    best = max(run.evaluations, key=lambda row: (row.pass_rate, -row.step))
+    tested = read_test(run.paths)
+    assert (tested.step, tested.heldout_pass_rate) == (best.step, best.pass_rate)
+    assert (tested.num_prompts, tested.samples_per_prompt) == (16, 2)
+    chosen_by, tested_on = (
+        set(read_json(run.paths.evaluation(f"{tested.step:08d}{suffix}"))["prompt_ids"])
+        for suffix in ("", "-test")
+    )
+    assert not chosen_by & tested_on
+    assert f"{tested} | GPU-hours" in Path(run.output.name).read_text().splitlines()[-1]
 
 
 def check_rows(run, num_steps: int, max_off_policyness: int) -> None:

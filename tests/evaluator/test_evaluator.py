@@ -66,9 +66,7 @@ def test_requests_are_answered_in_order(make_run, make_evaluator):
         assert row.pop("kind") == "eval"
         assert row.pop("time_s") == request.published_s
         assert row.pop("attempt") == 1
-        assert row == {
-            key: value for key, value in result.items() if key not in ("name", "prompt_ids", "num_correct")
-        }
+        assert row == {key: value for key, value in result.items() if key not in finish.NOT_IN_ROW}
         assert row["policy_version"] == request.step
         totals = ("generated_tokens", "trained_tokens", "flops")
         assert [row[name] for name in totals] == [getattr(request, name) for name in totals]

@@ -11,6 +11,7 @@ from scalerl.evaluator.finish import evaluation_result, finish_oldest
 from scalerl.evaluator.parts import Part, Parts, interleave_tallies
 from scalerl.evaluator.summary import PromptTally, summarise
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
+from scalerl.spool.best import read_test, request_test
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations, request_evaluation
 
 # of four completions each: pass rates 1, .5, 0, .25, .75
@@ -76,6 +77,8 @@ def test_parts_make_what_one_evaluator_would_have_found(paths, num):
         "flops": 8.0,
         "evaluation_s": 10.0 + num - 1,
         "name": request.name,
+        "sha256": "",
+        "test_set": "",
         "prompt_ids": ["p0", "p1", "p2", "p3", "p4"],
         "num_correct": CORRECT,
     }
@@ -95,8 +98,38 @@ def test_parts_make_what_one_evaluator_would_have_found(paths, num):
         1,
         result["evaluation_s"],
     )
-    assert not {"name", "prompt_ids", "num_correct"} & row.keys()
+    assert not {"name", "sha256", "test_set", "prompt_ids", "num_correct"} & row.keys()
     assert (read_json(paths.best / "evaluation.json"), names(paths)) == (result, ["00000020.json"])
+
+
+def test_the_test_of_the_best_policy_has_a_record_and_no_row(paths, capsys):
+    request = ask(paths, 20)
+    first, second = evaluators(paths, 2)
+    for parts in (first, second):
+        do_part(parts, request)
+    finish_oldest(first)
+    for file in paths.inbox.iterdir():
+        file.unlink()
+    request_test(paths, "test.parquet")
+    (request,) = pending_evaluations(paths)
+    assert (first.next_request(), second.next_request()) == (request, request)
+    do_part(first, request)
+    finish_oldest(first)
+    assert read_test(paths) is None
+    do_part(second, request)
+    finish_oldest(first)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "evaluator-0: the test of step 20 waits for the parts of evaluator-1",
+        "evaluator-0: the test of step 20, pass rate 0.5000",
+    ]
+    assert list(paths.inbox.iterdir()) == [], "the curve is of held-out prompts alone"
+    tested = read_test(paths)
+    assert (tested.step, tested.pass_rate, tested.num_prompts) == (20, 0.5, 5)
+    assert tested.test_set == "test.parquet"
+    # two of four samples: the prompts' chances of one correct are 1, 5/6, 0, 1/2, 1
+    assert tested.extra["pass_at_k"] == {"2": pytest.approx(2 / 3), "4": 0.8}
+    assert names(paths) == ["00000020-test.json", "00000020.json"]
+    assert pending_evaluations(paths) == []
 
 
 def test_while_a_part_is_missing_the_evaluation_waits_and_says_for_whom(paths, capsys):

@@ -86,6 +86,48 @@ def test_a_natural_end_of_thinking_is_not_interrupted(finished):
         assert len(completion.token_ids) - end - 1 <= LENGTH.max_solution_tokens
 
 
+@pytest.mark.parametrize("control", ["interruption", "none"])
+def test_thinking_that_ends_early_leaves_no_more_to_the_solution(policies, tied_engine, monkeypatch, control):
+    """Against the engine itself: budgets of 90 tokens and more, of which a solution may have 20."""
+    engine, folders = tied_engine, policies["tied"]
+    tokenizer = load_tokenizer(folders[0])
+    changes = {"max_thinking_tokens": 100, "interruption_min_tokens": 90, "interruption_max_tokens": 100}
+    changes |= {"max_solution_tokens": 20, "think_end": "5", "length_control": control}
+    length = LENGTH.model_copy(update=changes)
+    sampled = []
+    monkeypatch.setattr(engine, "step", lambda step=engine.step: _noting(step(), sampled))
+    engine.reload(folders[0], 0)
+    sampler = CompletionSampler(engine, tokenizer, length, seed=5)
+    for key in range(200):
+        sampler.submit(key, tokenizer("7*3-4+8?")["input_ids"])
+    finished, step = [], 0
+    while sampler.num_running:
+        finished += sampler.step()
+        step += 1
+        if step == 20:
+            engine.reload(folders[1], 1)
+    natural = [completion for completion in finished if not completion.interrupted]
+    at_limit = []
+    for completion in natural:
+        if token_of("5") in completion.token_ids:
+            begin = completion.token_ids.index(token_of("5")) + 1
+            num_solution_tokens, limit = len(completion.token_ids) - begin, min(20, 120 - begin)
+            assert num_solution_tokens == limit if completion.truncated else num_solution_tokens <= limit
+            at_limit += [completion] * completion.truncated
+    assert len(at_limit) > 5
+    assert {0, 1} in [set(completion.policy_versions) for completion in at_limit]
+    # what is left of them is what the policies said, token by token and version by version
+    models = {version: load_model(folder) for version, folder in enumerate(folders)}
+    assert max(errors(replay(models, completion), completion).max() for completion in at_limit) < 1e-4
+    # the engine itself was stopped, in time for 20 tokens: nothing was sampled only to be cut off
+    assert sum(sampled) == sum(sum(completion.loss_mask) for completion in finished)
+
+
+def _noting(segments, sampled):
+    sampled += [len(segment.token_ids) for segment in segments]
+    return segments
+
+
 def token_of(character):
     from scalerl.base_model import build_tokenizer
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from factories import make_request
 
 from scalerl.common.files import read_json, write_json
 from scalerl.data.problem import make_problem, write_problems
@@ -122,16 +123,16 @@ def test_whose_part_is_missing(paths):
         RoleProcess(name=f"evaluator-{i}", arguments=["evaluator"], log=Path(f"{i}.log")) for i in range(3)
     ]
     backlog = Backlog(paths, print)
-    paths.evaluation_part(20, 1, 3).touch()
+    paths.evaluation_part("00000020", 1, 3).touch()
     assert (
-        backlog.lacking(20, evaluators)
+        backlog.lacking(make_request(20), evaluators)
         == "step 20 lacks the part of evaluator-0 (log: 0.log), evaluator-2 (log: 2.log)"
     )
     for index in (0, 2):
-        paths.evaluation_part(20, index, 3).touch()
-    assert backlog.lacking(20, evaluators) == "step 20 lacks the part of evaluator-0 (log: 0.log)", (
-        "it puts them together"
-    )
+        paths.evaluation_part("00000020", index, 3).touch()
+    assert (
+        backlog.lacking(make_request(20), evaluators) == "step 20 lacks the part of evaluator-0 (log: 0.log)"
+    ), "it puts them together"
 
 
 PARTS = """

@@ -11,10 +11,12 @@ import pytest
 from scripted_roles import REAL_PYTHON, processes_of, wait_until
 
 from scalerl.common.files import read_json
+from scalerl.data.problem import make_problem, write_problems
 from scalerl.launch.supervisor import ROLE_STOP_S, run
 from scalerl.metrics.ledger import Interval
 from scalerl.metrics.rows import read_rows
 from scalerl.run_folder import Alarm
+from scalerl.sweep.status import status_report
 
 
 def test_a_run_that_ends_by_itself(paths, make_config, script_roles, capsys):
@@ -246,3 +248,80 @@ def test_an_alarm_that_the_last_evaluation_ends_does_not_stay(paths, make_config
     assert (status["state"], status["step"], status["alarms"]) == ("finished", 2, [])
     lines = paths.training_log.read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "0", "1", "2"]
+
+
+ENDS_WITH_A_BEST_POLICY = """
+request, answered = folder / "evaluations" / "00000002-test.request.json", folder / "evaluations" / "late"
+if role == "trainer":
+    if index == 0:
+        step_row(3)
+        weights = folder / "best" / "model.safetensors"
+        weights.parent.mkdir(exist_ok=True)
+        weights.touch()
+        best = dict(step=2, policy_version=2, name="00000002-a", sha256="", epoch=0.1, pass_rate=0.75)
+        best |= dict(generated_tokens=1, trained_tokens=1, flops=1.0)
+        write(folder / "best" / "evaluation.json", json.dumps(best))
+    end()
+while role == "evaluator":
+    if request.exists() and (folder / "evaluators-answer").exists():
+        asked = json.loads(request.read_text())
+        assert (folder / "weights" / asked["name"] / "model.safetensors").exists()
+        test = dict(step=2, pass_rate=0.5, standard_error=0.125, num_prompts=16, samples_per_prompt=4)
+        test |= dict(heldout_pass_rate=0.75, test_set=asked["test_set"])
+        write(folder / "best" / "test.json", json.dumps(test))
+        request.unlink()
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def with_test_set(make_config, tmp_path):
+    """make_config with a test set of one problem."""
+    write_problems(tmp_path / "test.parquet", [make_problem("3+3?", ["6"], source="test")])
+    return lambda *overrides: make_config(f"data.test={tmp_path}/test.parquet", *overrides)
+
+
+def test_the_best_policy_is_tested_at_the_end(paths, make_config, with_test_set, script_roles, capsys):
+    script_roles(ENDS_WITH_A_BEST_POLICY)
+    assert run(make_config(), paths) == 0
+    assert "test 0." not in capsys.readouterr().out
+    (paths.root / "evaluators-answer").touch()
+    assert run(with_test_set(), paths) == 0, "a test set that comes later is all that is missing"
+    said = "best policy (step 2): test 0.500 ± 0.125 (16 prompts), held-out 0.750"
+    assert f"{said} | GPU-hours" in capsys.readouterr().out
+    status = read_json(paths.status)
+    assert (status["state"], status["attempt"]) == ("finished", 2)
+    assert f"test       {said}; {with_test_set().data.test}" in status_report(paths.root)
+    assert run(with_test_set(), paths) == 0
+    assert read_json(paths.attempt)["attempt"] == 2, "it is not tested twice"
+
+
+def test_a_test_cut_short_is_done_again_by_the_same_command(paths, with_test_set, script_roles):
+    script_roles(ENDS_WITH_A_BEST_POLICY)
+
+    def interrupt() -> None:
+        wait_until((paths.evaluations / "00000002-test.request.json").exists, "the test to be asked for")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=interrupt)
+    user.start()
+    assert run(with_test_set(), paths) == 130
+    user.join()
+    status = read_json(paths.status)
+    assert (status["state"], status["reason"].partition(" (")[0]) == (
+        "stopped",
+        "interrupted before the last evaluation",
+    )
+    (paths.root / "evaluators-answer").touch()
+    assert run(with_test_set(), paths) == 0
+    assert read_json(paths.status)["state"] == "finished"
+    assert read_json(paths.best_test)["pass_rate"] == 0.5
+
+
+def test_a_test_that_never_ends_has_a_deadline(paths, with_test_set, script_roles):
+    script_roles(ENDS_WITH_A_BEST_POLICY)
+    assert run(with_test_set("launch.evaluation_deadline_s=1"), paths) == 1
+    assert read_json(paths.status)["reason"].startswith(
+        "waited 1 s for the last evaluations (launch.evaluation_deadline_s): the test of step 2 lacks the "
+        "part of evaluator-0"
+    )

@@ -68,7 +68,7 @@ class Sweep:
 
     def __init__(self, inputs: Path, folder: Path) -> None:
         self.dir = folder
-        data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout")]
+        data = [f"data.{name}={inputs / 'data' / f'{name}.parquet'}" for name in ("train", "heldout", "test")]
         self.overrides = [f"model.path={inputs / 'tied'}", *data, *SMALL]
         # as from a shell: `make test`, whose own variables these are, must not reach into `make sweep`
         inherited = {

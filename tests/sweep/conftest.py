@@ -73,14 +73,16 @@ def fake_slurm(tmp_path, monkeypatch) -> FakeSlurm:
 def launch_inputs(tmp_path_factory) -> list[str]:
     """Overrides that name a model of 1,000 parameters, which nobody could run, and a data set."""
     folder = tmp_path_factory.mktemp("launch_inputs")
-    prepare_generated(folder / "data", "arithmetic:max_steps=4", count=200, seed=0, heldout_fraction=0.1)
+    prepare_generated(
+        folder / "data", "arithmetic:max_steps=4", count=200, seed=0, heldout_fraction=0.1, test_fraction=0.1
+    )
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     save_file(
         {"a": np.zeros((30, 30), np.float32), "b": np.zeros(100, np.float32)},
         folder / "model" / "model.safetensors",
     )
-    data = [f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout")]
+    data = [f"data.{name}={folder}/data/{name}.parquet" for name in ("train", "heldout", "test")]
     return [f"model.path={folder}/model", *data]
 
 

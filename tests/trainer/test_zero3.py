@@ -33,6 +33,7 @@ def worked(tmp_path_factory):
         log = folder / f"log-{world_size}"
         codes = wait(start_ranks([worker, str(folder)], world_size, log))
         assert codes == [0] * world_size, output(log)
+        assert f"trainer-0: gloo, {world_size} ranks meet at" in output(log)
     return folder
 
 

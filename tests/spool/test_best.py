@@ -1,4 +1,4 @@
-"""best/: replaced only by a better policy, and whole at any time it is there."""
+"""best/: replaced only by a better policy, whole at any time it is there, and tested once it is final."""
 
 import json
 import os
@@ -6,7 +6,16 @@ import shutil
 
 import pytest
 
-from scalerl.evaluator.best import keep_if_best
+from scalerl.spool.best import (
+    keep_if_best,
+    lacks_test,
+    read_test,
+    record_test,
+    request_test,
+    withdraw_test,
+)
+from scalerl.spool.evaluations import pending_evaluations
+from scalerl.spool.weights import check_weights, hash_weights
 
 pytestmark = pytest.mark.usefixtures("run_folder")
 
@@ -68,3 +77,54 @@ def test_a_crash_between_the_renames_is_repaired_by_doing_it_again(paths, monkey
     assert keep_if_best(paths, paths.weights / "b", {"pass_rate": 0.6})
     assert best(paths) == ("weights of b", 0.6)
     assert not [path for path in paths.root.iterdir() if path.name.startswith(".")]
+
+
+CHOSEN = {
+    "step": 7,
+    "policy_version": 7,
+    "epoch": 0.5,
+    "generated_tokens": 9,
+    "trained_tokens": 9,
+    "flops": 1.0,
+    "pass_rate": 0.5,
+}
+
+
+def choose(paths, name, **changes):
+    """Make a policy the best, as the evaluator does, with the content of evaluations/<step>.json."""
+    folder = policy(paths, name)
+    evaluation = CHOSEN | {"name": name, "sha256": hash_weights(folder)} | changes
+    assert keep_if_best(paths, folder, evaluation)
+
+
+def test_the_best_policy_is_asked_for_where_evaluators_look(paths):
+    assert not lacks_test(paths, "test.parquet"), "there is no best policy"
+    choose(paths, "a")
+    assert not lacks_test(paths, "")
+    assert lacks_test(paths, "test.parquet")
+    shutil.rmtree(paths.weights / "a")
+    request_test(paths, "test.parquet")
+    (request,) = pending_evaluations(paths)
+    assert (request.step, request.name, request.test_set) == (7, "a", "test.parquet")
+    check_weights(paths.weights / request.name, request.sha256)
+    assert [path.name for path in (paths.weights / "a").iterdir()] == ["model.safetensors"]
+    withdraw_test(paths)
+    assert pending_evaluations(paths) == []
+    request_test(paths, "test.parquet")
+    assert len(pending_evaluations(paths)) == 1
+
+
+def test_the_record_of_the_test_goes_with_the_policy_it_is_of(paths):
+    choose(paths, "a")
+    sizes = {"num_prompts": 4, "samples_per_prompt": 8, "test_set": "test.parquet"}
+    result = CHOSEN | {"name": "a", "pass_rate": 0.3125, "standard_error": 0.0625} | sizes
+    record_test(paths, result | {"prompt_ids": ["p"], "num_correct": [5]})
+    tested = read_test(paths)
+    assert str(tested) == "best policy (step 7): test 0.312 ± 0.062 (4 prompts), held-out 0.500"
+    assert not {"prompt_ids", "num_correct"} & tested.extra.keys()
+    assert not lacks_test(paths, "test.parquet")
+    assert lacks_test(paths, "another.parquet")
+    choose(paths, "b", pass_rate=0.6)
+    assert read_test(paths) is None
+    with pytest.raises(AssertionError, match="nothing replaces the best"):
+        record_test(paths, result)
