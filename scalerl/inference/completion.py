@@ -22,7 +22,7 @@ from scalerl.inference.engine import SamplingEngine, Segment
 
 Key = TypeVar("Key", bound=Hashable)
 
-WATCH_STEPS = 16
+WATCH_STEPS = 64
 """Engine steps between two looks for think_end; of a shorter solution, some tokens are sampled in vain."""
 
 

@@ -6,6 +6,7 @@ import pytest
 from stale_kv_replay import errors, load_model, replay
 
 from scalerl.config import LengthConfig
+from scalerl.inference import completion as completion_module
 from scalerl.inference.completion import CompletionSampler
 from scalerl.inference.prompts import load_tokenizer
 
@@ -95,6 +96,7 @@ def test_thinking_that_ends_early_leaves_no_more_to_the_solution(policies, tied_
     changes |= {"max_solution_tokens": 20, "think_end": "5", "length_control": control}
     length = LENGTH.model_copy(update=changes)
     sampled = []
+    monkeypatch.setattr(completion_module, "WATCH_STEPS", 16)
     monkeypatch.setattr(engine, "step", lambda step=engine.step: _noting(step(), sampled))
     engine.reload(folders[0], 0)
     sampler = CompletionSampler(engine, tokenizer, length, seed=5)
