@@ -2,20 +2,25 @@
 """Measure |log pi_train - log pi_gen| a token on the same weights, by the precision of body and LM head.
 
     python tools/bench_precision.py --hidden 512 --layers 6 --vocabulary 65536
+    python tools/bench_precision.py --model models/smollm2 --tokens 512
 
-Completions are sampled by the real vLLM engine and go through a step of the real ZeRO-3 engine at learning
-rate 0, each in a process of its own. The model is a Qwen3 of random weights whose LM head is scaled so that
-the logits have the given standard deviation, as sharp as those of a trained model: near-uniform logits would
-hide the head's rounding.
+Completions are sampled by the real vLLM engine, and the real ZeRO-3 engine computes their log-probabilities,
+each in a process of its own. Without --model the model is a Qwen3 of random weights whose LM head is scaled
+so that the logits have the given standard deviation, as sharp as those of a trained model: near-uniform
+logits would hide the head's rounding. With --model it answers QUESTIONS, in its chat template.
+
+An fp32 body has the fp32 head in both engines only: there is no bf16 left to round to.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import socket
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +32,22 @@ SETTINGS = {
     "bf16 body, fp32 head in the trainer only": ("bfloat16", "fp32_trainer"),
 }
 """Row -> model.dtype, model.lm_head_precision."""
+FIRST = next(iter(SETTINGS))
 PROMPT_TOKENS = 16
+"""Tokens of a random prompt."""
+QUESTIONS = [
+    "Tell a long story about a lighthouse keeper who finds a letter in a bottle.",
+    "Explain step by step how a steam engine works, and why it changed the world.",
+    "A baker sells 12 loaves an hour for 7 hours at 3 dollars each and pays 85 for flour. What is left?",
+    "Write a Python function that merges two sorted lists, and explain every line of it.",
+    "Compare the lives of bees and ants in as much detail as you can.",
+    "List thirty towns of Europe, each with a sentence about it.",
+    "Write a letter to a friend about a week in the mountains in which everything went wrong.",
+    "Prove that the square root of 2 is irrational, and say where else such an argument works.",
+]
+MAX_PROMPT_TOKENS = 128
+CISPO_CAP = 5.0
+"""algo.cispo_eps_max: what CISPO caps the ratio pi_train / pi_gen at."""
 
 
 def write_model(folder: Path, arguments: argparse.Namespace) -> None:
@@ -71,29 +91,42 @@ def run_config(setting: str, arguments: argparse.Namespace) -> Any:
             "model.dtype": dtype,
             "model.lm_head_precision": head,
             "length.length_control": "none",
-            "length.max_prompt_tokens": PROMPT_TOKENS,
+            "length.max_prompt_tokens": MAX_PROMPT_TOKENS,
+            "length.think_end": "",
             "length.max_thinking_tokens": arguments.tokens - 1,
             "length.max_solution_tokens": 1,
             "generator.max_num_seqs": arguments.completions,
             "generator.kv_cache_gb": 0.5,
             "trainer.num_ranks": 1,
             "trainer.activation_checkpointing": False,
-            "trainer.micro_batch_tokens": 4 * (PROMPT_TOKENS + arguments.tokens),
+            "trainer.micro_batch_tokens": 4 * (MAX_PROMPT_TOKENS + arguments.tokens),
             "trainer.logprob_chunk_tokens": 512,
             "budget.max_steps": 1,
         }
     )
 
 
-def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[dict[str, list]]:
-    """Sample completions of random prompts by the generator's engine; return token ids and logprobs."""
+def make_prompts(model: Path, arguments: argparse.Namespace) -> list[list[int]]:
+    """Return the token ids of every prompt: random ones, or questions to a real model."""
     import numpy as np
 
+    if arguments.model is None:
+        numbers = np.random.default_rng(0)
+        return numbers.integers(3, arguments.vocabulary, (arguments.completions, PROMPT_TOKENS)).tolist()
+    from scalerl.config import DataConfig
+    from scalerl.inference.prompts import PromptEncoder, load_tokenizer
+
+    encoder = PromptEncoder(load_tokenizer(model), DataConfig(), run_config(FIRST, arguments).length)
+    texts = [QUESTIONS[index % len(QUESTIONS)] for index in range(arguments.completions)]
+    return [encoder.encode(text, text) for text in texts]
+
+
+def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[dict[str, list]]:
+    """Sample a completion of every prompt by the generator's engine; return token ids and logprobs."""
     from scalerl.inference.engine import EngineOptions, SamplingEngine
 
     engine = SamplingEngine(model, 0, EngineOptions.of(run_config(setting, arguments), seed=0))
-    numbers = np.random.default_rng(0)
-    prompts = numbers.integers(3, arguments.vocabulary, size=(arguments.completions, PROMPT_TOKENS)).tolist()
+    prompts = make_prompts(model, arguments)
     for index, prompt in enumerate(prompts):
         engine.submit(str(index), prompt, max_tokens=arguments.tokens, cache_salt="0")
     rows = []
@@ -104,16 +137,14 @@ def generate(setting: str, model: Path, arguments: argparse.Namespace) -> list[d
     return rows
 
 
-def train(
+def score(
     setting: str, model: Path, arguments: argparse.Namespace, rows: list[dict[str, list]]
-) -> dict[str, float]:
-    """Return the statistics of one step at learning rate 0 on the completions."""
-    from dataclasses import asdict
-
+) -> tuple[list[int], list[float]]:
+    """Return position in the sequence and log pi_train - log pi_gen of every token of the completions."""
     import numpy as np
 
     from scalerl.trainer.engine import TrainingEngine, init_distributed
-    from scalerl.trainer.packing import TrainingSequence, pack
+    from scalerl.trainer.packing import TrainingSequence, micro_batch, plan
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,21 +152,45 @@ def train(
     os.environ |= address | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     config = run_config(setting, arguments)
     engine = TrainingEngine(config, model, init_distributed(600.0))
-    num_tokens = sum(len(row["tokens"]) for row in rows)
     sequences = [
         TrainingSequence(
             tokens=np.array(row["prompt"] + row["tokens"]),
-            loss_positions=PROMPT_TOKENS + np.arange(len(row["tokens"])),
+            loss_positions=len(row["prompt"]) + np.arange(len(row["tokens"])),
             generator_logprobs=np.array(row["logprobs"], dtype=np.float32),
             advantage=1.0,
-            weight=1 / num_tokens,
+            weight=1.0,
         )
         for row in rows
     ]
-    batches = pack(
-        sequences, budget_tokens=config.trainer.micro_batch_tokens, layout=engine.layout, rank=0, world_size=1
-    )
-    return asdict(engine.train(batches, learning_rate=0.0)) | {"tokens": num_tokens}
+    budget = config.trainer.micro_batch_tokens
+    batches = plan(sequences, budget_tokens=budget, layout=engine.layout, rank=0, world_size=1)
+    positions: list[int] = []
+    log_ratios: list[float] = []
+    for batch in map(micro_batch, batches):
+        (logprobs,) = engine.logprobs([batch])
+        log_ratios += (logprobs - batch.generator_logprobs).tolist()
+    for sequence in (sequence for batch in batches for row in batch for sequence in row):
+        positions += sequence.loss_positions.tolist()
+    assert len(positions) == len(log_ratios)
+    return positions, log_ratios
+
+
+def table_rows(setting: str, positions: list[int], log_ratios: list[float]) -> list[str]:
+    """Return the rows of a setting: all tokens, then those of each stretch of positions."""
+    import numpy as np
+
+    where, ratios = np.array(positions), np.array(log_ratios)
+    edges = [0, *(2**power for power in range(6, 20) if 2 ** (power - 1) <= where.max())]
+    stretches = [("all", 0, edges[-1]), *((f"{low}-{high}", low, high) for low, high in pairwise(edges))]
+    rows = []
+    for name, low, high in stretches:
+        part = ratios[(where >= low) & (where < high)]
+        if len(part):
+            size = np.abs(part)
+            beyond = [(size > 1).mean(), (part > math.log(CISPO_CAP)).mean()]
+            cells = [setting, name, str(len(part)), f"{size.mean():.2g}", f"{size.max():.2g}"]
+            rows.append(f"| {' | '.join([*cells, *(f'{share:.1e}' for share in beyond)])} |")
+    return rows
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -161,27 +216,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder in bf16, instead of random weights")
     parser.add_argument("--hidden", type=int, default=512, help="a multiple of 128")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=65_536)
     parser.add_argument("--logit-std", type=float, default=6.0)
     parser.add_argument("--completions", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=128, help="of a completion")
+    parser.add_argument("--tokens", type=int, default=128, help="of a completion, at most")
     arguments = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "00000000-model"
-        in_process(write_model, model, arguments)
+        model = arguments.model or Path(folder) / "00000000-model"
+        if arguments.model is None:
+            in_process(write_model, model, arguments)
         completions: dict[tuple[str, bool], list] = {}
-        print(json.dumps(vars(arguments)))
-        print("| | mean | max | entropy |\n|---|---|---|---|", flush=True)
+        print(json.dumps(vars(arguments), default=str))
+        print("| | positions | tokens | mean | max | ratio beyond e | ratio beyond CISPO's cap |")
+        print("|---|---|---|---|---|---|---|", flush=True)
         for setting, (dtype, head) in SETTINGS.items():
             generator = dtype, head in ("fp32", "fp32_generator")
             if generator not in completions:
                 completions[generator] = in_process(generate, setting, model, arguments)
-            found = in_process(train, setting, model, arguments, completions[generator])
-            mean, worst = (found[f"log_ratio_{name}"] for name in ("mean", "max"))
-            print(f"| {setting} | {mean:.2g} | {worst:.2g} | {found['entropy']:.2f} |", flush=True)
+            found = in_process(score, setting, model, arguments, completions[generator])
+            print("\n".join(table_rows(setting, *found)), flush=True)
 
 
 if __name__ == "__main__":
