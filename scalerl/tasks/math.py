@@ -1,13 +1,14 @@
-"""Math: the final answer has to be equal to the reference, as text, as an integer or by algebra.
+"""Math: the one final answer has to be equal to the reference, and worked out as far as it is.
 
-A reference is the accepted forms of the answer, one per line.
+A reference is the accepted forms of the answer, one per line. The rules are in grading/rules.py.
 """
 
 from typing import Any
 
 from scalerl.sandbox.sandbox import Sandbox
-from scalerl.tasks.answers import Answer, compare_texts, find_answer
-from scalerl.tasks.task import DIFFERENT, EQUAL, Task, Verdict
+from scalerl.tasks.answers import Answer, find_answer
+from scalerl.tasks.grading.rules import judge
+from scalerl.tasks.task import Task, Verdict
 
 
 class Math(Task):
@@ -29,15 +30,17 @@ class Math(Task):
         return find_answer(text)
 
     def compare(self, given: Answer, reference: str) -> Verdict | None:
-        """Return the verdict where the texts are the same or all plain integers."""
-        return compare_texts(given, reference)
+        """Return the verdict where it takes no algebra: numbers, words, letters of a multiple choice."""
+        return judge(given, reference)
 
     def warm_up(self) -> None:
         """Import SymPy and build the parsers that every worker inherits."""
-        self.grade(Answer("\\frac{1}{2}", boxed=True), "0.5", None)
+        self.grade(Answer("\\frac{1}{2}x", boxed=True), "0.5x", None)
 
     def grade(self, given: Answer, reference: str, sandbox: Sandbox | None) -> Verdict:
-        """Return equal if some reading of the answer equals some form of the reference by algebra."""
-        from scalerl.tasks.algebra import equal_by_algebra
+        """Return equal if the answer equals a form of the reference by the rules, or by algebra."""
+        from scalerl.tasks.grading import algebra
 
-        return EQUAL if equal_by_algebra(given, reference) else DIFFERENT
+        verdict = judge(given, reference, algebra.compare)
+        assert verdict is not None, "with algebra every pair has a verdict"
+        return verdict

@@ -7,7 +7,20 @@ from typing import Any, ClassVar, Literal
 from scalerl.sandbox.sandbox import Sandbox
 
 Reason = Literal[
-    "equal", "different", "no_answer", "timeout", "crashed", "passed", "wrong_output", "no_code", "memory"
+    "equal",
+    "different",
+    "several_answers",
+    "unevaluated",
+    "inexact",
+    "other_text",
+    "other_unit",
+    "no_answer",
+    "timeout",
+    "crashed",
+    "passed",
+    "wrong_output",
+    "no_code",
+    "memory",
 ]
 
 
@@ -17,8 +30,10 @@ class Verdict:
 
     correct: bool
     reason: Reason
-    """Answers: equal or different: compared; no_answer: thinking never ended, or nothing follows it; timeout,
-    crashed: grading took too long, or killed the grading process.
+    """Answers: equal or different: compared; several_answers: not one final answer; unevaluated: it is equal,
+    but leaves to be worked out what the reference does not; inexact: near an exact reference; other_text,
+    other_unit: other words or letters, the same number of something else; no_answer: thinking never ended, or
+    nothing follows it; timeout, crashed: grading took too long, or killed the grading process.
 
     Programs: passed: all tests; no_answer: thinking never ended; no_code: no closed Python block; else how
     the first test failed: wrong_output, timeout, memory (ran into its limit), crashed (an exception, a
