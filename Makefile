@@ -36,10 +36,10 @@ check: setup  ## run ruff, mypy and the import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-sweep: setup  ## run an axis: AXIS=loss_type [SCALE=demo SEEDS=1 CLUSTER=slurm THROTTLE=8 RETRY=1 YES=1 DRY_RUN=1 DIR=... ARGS=...]
+sweep: setup  ## run an axis: AXIS=loss_type [BASE=baseline SCALE=demo SEEDS=1 CLUSTER=slurm THROTTLE=8 RETRY=1 YES=1 DRY_RUN=1 DIR=... ARGS=...]
 	@test -n "$(AXIS)" || { echo "make sweep: name an axis, such as AXIS=loss_type; there are: $(AXES)"; exit 2; }
 	@$(PYTHON_BIN) -m scalerl sweep sweeps/$(basename $(notdir $(AXIS))).toml --from-make \
-		--scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) \
+		--scale $(or $(SCALE),demo) --seeds $(or $(SEEDS),1) $(if $(BASE),--base $(BASE)) \
 		$(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(THROTTLE),--throttle $(THROTTLE)) \
 		$(if $(DIR),--dir "$(DIR)") $(if $(RETRY),--retry) $(if $(YES),--yes) $(if $(DRY_RUN),--dry-run) $(ARGS)
 

@@ -15,9 +15,15 @@ def add_sweep(commands) -> None:
     parser.add_argument(
         "--scale", default="demo", help="overlay sweeps/scale/SCALE.toml over sweeps/base.toml"
     )
+    parser.add_argument(
+        "--base", metavar="BASE", help="overlay sweeps/bases/BASE.toml over both (default: none, ScaleRL)"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
-        "--dir", type=Path, metavar="SWEEP_DIR", help="default: sweeps/AXIS in the site's runs_dir"
+        "--dir",
+        type=Path,
+        metavar="SWEEP_DIR",
+        help="default: sweeps/AXIS in the site's runs_dir, or sweeps/BASE-AXIS",
     )
     add_submission(parser)
     parser.add_argument("--retry", action="store_true", help="also submit again what failed or was stopped")
@@ -32,7 +38,7 @@ def add_sweep(commands) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from scalerl.cluster.site import load_site
-    from scalerl.sweep.grid import axis_file, grid, scale_file
+    from scalerl.sweep.grid import axis_file, base_file, grid, scale_file
     from scalerl.sweep.launcher import Sweep, launch, use_slurm
 
     if arguments.throttle is not None and arguments.throttle < 1:
@@ -44,10 +50,14 @@ def _sweep(arguments: argparse.Namespace) -> int:
     sweeps, typed = arguments.axis.parent, _typed(arguments)
     axis = axis_file(arguments.axis, typed["axis"])
     base = [sweeps / "base.toml", scale_file(sweeps, arguments.scale, typed["scale"])]
+    name = axis.stem
+    if arguments.base is not None:
+        base.append(base_file(sweeps, arguments.base, typed["base"]))
+        name = f"{arguments.base}-{name}"
     points = grid(base, axis, arguments.seeds, arguments.overrides)
     site = load_site(arguments.site)
     sweep = Sweep(
-        dir=arguments.dir or Path(site.runs_dir) / "sweeps" / arguments.axis.stem,
+        dir=arguments.dir or Path(site.runs_dir) / "sweeps" / name,
         runs={point.name: point.config for point in points},
         site=site,
         site_file=arguments.site,
@@ -61,13 +71,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _typed(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the command as the user typed it, with {} for the axis and with {} for the scale."""
+    """Return the command as the user typed it, with {} for the axis, for the scale and for the base."""
     if arguments.from_make:
-        return {"axis": "make sweep AXIS={}", "scale": f"make sweep AXIS={arguments.axis.stem} SCALE={{}}"}
+        command = f"make sweep AXIS={arguments.axis.stem}"
+        return {
+            "axis": "make sweep AXIS={}",
+            "scale": f"{command} SCALE={{}}",
+            "base": f"{command} BASE={{}}",
+        }
     sweeps = arguments.axis.parent
     return {
         "axis": f"scalerl sweep {sweeps}/{{}}.toml",
         "scale": f"scalerl sweep {arguments.axis} --scale {{}}",
+        "base": f"scalerl sweep {arguments.axis} --base {{}}",
     }
 
 

@@ -214,6 +214,7 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(5e-7, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
+    """The paper names no betas; .95, not PyTorch's .999, as usual for language models."""
     eps: float = Field(1e-15, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(100, ge=0)

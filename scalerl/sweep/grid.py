@@ -11,6 +11,11 @@ or whole points, when several keys move together
     name = "ppo_off_policy-8"
     "off_policy.mode" = "ppo_off_policy"
     "off_policy.k" = 8
+
+What all its points have in common, whatever the base, may stand once:
+
+    [all_points]
+    "algo.loss_type" = "cispo"
 """
 
 import tomllib
@@ -33,7 +38,7 @@ class GridPoint:
 
 
 def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the points of an axis file: (name, overrides).
+    """Read the points of an axis file: (name, overrides), those of all points included.
 
     Raises:
         ValueError: no point, two of one name, or a key RunConfig does not know.
@@ -42,6 +47,9 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
         content = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
+    shared = content.pop("all_points", {})
+    if not isinstance(shared, dict):
+        raise ValueError(f"{path}: all_points is a table, [all_points], not {shared!r}")
     match content:
         case {"points": [*tables]} if all(isinstance(table, dict) for table in tables):
             points = [(str(table.pop("name", "")), flatten(table)) for table in tables]
@@ -57,6 +65,7 @@ def read_axis(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise ValueError(
             f"{path}: every point needs a name of its own without '/', since it names a folder; found {names}"
         )
+    points = [(name, flatten(shared) | overrides) for name, overrides in points]
     for _, overrides in points:
         for key in overrides:
             check_key(key, str(path))
@@ -117,6 +126,16 @@ def scale_file(sweeps: Path, scale: str, command: str) -> Path:
         ValueError: there is none of this name; says the nearest, the command with it, and which there are.
     """
     return _require(sweeps / "scale" / f"{scale}.toml", "scale", command)
+
+
+def base_file(sweeps: Path, base: str, command: str) -> Path:
+    """Return the overlay of a base other than ScaleRL, such as sweeps/bases/baseline.toml; `command` as in
+    axis_file.
+
+    Raises:
+        ValueError: there is none of this name; says the nearest, the command with it, and which there are.
+    """
+    return _require(sweeps / "bases" / f"{base}.toml", "base", command)
 
 
 def _require(path: Path, kind: str, command: str) -> Path:

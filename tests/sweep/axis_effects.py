@@ -24,9 +24,11 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 PROMPT_IDS = [f"p{number}" for number in range(10)]
 
 
-def points(axis: str, scale: str = "ablation") -> dict[str, RunConfig]:
+def points(axis: str, scale: str = "ablation", base: str | None = None) -> dict[str, RunConfig]:
     """The configs of an axis by the names of its points."""
-    runs = grid([SWEEPS / "base.toml", SWEEPS / "scale" / f"{scale}.toml"], SWEEPS / f"{axis}.toml", 1)
+    files = [SWEEPS / "base.toml", SWEEPS / "scale" / f"{scale}.toml"]
+    files += [SWEEPS / "bases" / f"{base}.toml"] if base else []
+    runs = grid(files, SWEEPS / f"{axis}.toml", 1)
     return {run.name.removeprefix(f"{axis}-").removesuffix("-seed0"): run.config for run in runs}
 
 

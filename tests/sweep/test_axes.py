@@ -36,10 +36,11 @@ def test_all_axes_are_there():
     assert NAMES.split() == AXES
 
 
+@pytest.mark.parametrize("base", [None, "baseline"])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("axis", AXES)
-def test_every_axis_has_a_grid_of_different_runs_at_every_scale(axis, scale):
-    configs = points(axis, scale)
+def test_every_axis_has_a_grid_of_different_runs_at_every_scale_and_around_every_base(axis, scale, base):
+    configs = points(axis, scale, base)
     assert len({config.signature() for config in configs.values()}) == len(configs) > 1
 
 

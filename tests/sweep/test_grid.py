@@ -53,6 +53,8 @@ def test_two_runs_that_would_be_the_same_are_refused(axis, num_seeds, override):
         ('key = "seed"\nvalues = [1, 1]', "a name of its own"),
         ('key = "seed"\nvalues = []', "a name of its own"),
         ("[[points]]\nseed = 1", "a name of its own"),
+        ('all_points = 1\nkey = "seed"\nvalues = [1]', "all_points is a table"),
+        ('key = "seed"\nvalues = [1]\n[all_points]\nalgo.los = 1', "unknown key 'algo.los'"),
         ("key =", "not valid TOML"),
     ],
 )
