@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+RUN_CONFIG = "run_config.json"
+"""What the copy of a run's config beside a policy is called: config.json is the model's own."""
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -160,6 +163,11 @@ class RunPaths:
     def best_evaluation(self) -> Path:
         """Name the held-out evaluation that the weights in `best` were chosen by."""
         return self.best / "evaluation.json"
+
+    @property
+    def best_run_config(self) -> Path:
+        """Name the copy of `config` that the weights in `best` take along wherever they are copied to."""
+        return self.best / RUN_CONFIG
 
     @property
     def best_test(self) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scalerl.common.files import read_json
 from scalerl.common.names import hint, nearest
 from scalerl.config import RunConfig
 
@@ -82,6 +83,20 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), raw.strip()
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """Read the dotted keys and values of a TOML file, or of the config.json that a run has written.
+
+    Raises:
+        ValueError: there is no such file, it is neither, or it sets an unknown key.
+    """
+    if path.suffix != ".json" or not path.is_file():
+        return read_toml(path)
+    saved = read_json(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+        raise ValueError(f"{path} is no config.json of a run: it has no table config; a TOML file will do")
+    return flatten(saved["config"])
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the dotted keys and values of one TOML file, and check the keys.
 
@@ -144,12 +159,14 @@ def _describe(item: Any) -> str:
 def load_config(paths: Sequence[Path], overrides: Iterable[str] = ()) -> RunConfig:
     """Make a config of the defaults, then `paths` in order, then `overrides` ("key=value"); later ones win.
 
+    paths: TOML files, or config.json of a run.
+
     Raises:
         ValueError: an unknown key or an invalid value, with the way out.
     """
     flat: dict[str, Any] = {}
     for path in paths:
-        flat.update(read_toml(path))
+        flat.update(read_file(path))
     texts: dict[str, str] = {}
     for text in overrides:
         key, value = parse_override(text)

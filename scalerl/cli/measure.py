@@ -1,40 +1,108 @@
 """Measure what has been reached: scalerl evaluate | verify | fit."""
 
 import argparse
-import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalerl.cli.options import add_overrides
+
+if TYPE_CHECKING:
+    from scalerl.evaluator.standalone import Share
 
 
 def add_evaluate(commands) -> None:
     """Add `scalerl evaluate`."""
-    parser = commands.add_parser("evaluate", help="mean@k of a model on prepared problems")
+    parser = commands.add_parser("evaluate", help="mean@k and pass@k of a model on problem files: one table")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="Parquet file from `scalerl prepare`"
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="prepared sets, or any problem files that `scalerl prepare` reads",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="the table, with more columns")
+    parser.add_argument("--answers", type=Path, metavar="DIR", help="a Parquet file of answers a data set")
     parser.add_argument("--samples-per-prompt", type=int, default=16)
-    parser.add_argument("--config", type=Path, help="TOML file for lengths, precision and instruction")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="how to ask it: TOML, or config.json of a run (default: that of the run it is from)",
+    )
+    parser.add_argument(
+        "--engines", type=int, metavar="N", help="default: as many as there are GPUs for, else 1"
+    )
+    parser.add_argument("--share", help=argparse.SUPPRESS)  # of one engine of several: I/N
     add_overrides(parser)
     parser.set_defaults(command=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from scalerl.common.gpus import require_gpus
-    from scalerl.evaluator import evaluate_model
-    from scalerl.launch.local import visible_gpus
-    from scalerl.settings import load_config
+    from scalerl.evaluator.downstream import evaluate_files
+    from scalerl.evaluator.model_config import config_of_model
+    from scalerl.evaluator.standalone import load_data_sets
+    from scalerl.launch.status_line import Display
 
-    config = load_config([arguments.config] if arguments.config else [], arguments.overrides)
     if arguments.samples_per_prompt < 1:
         raise ValueError(f"--samples-per-prompt {arguments.samples_per_prompt}: at least 1 is needed")
-    require_gpus(min(1, len(visible_gpus())))
-    summary = evaluate_model(
-        arguments.model, arguments.data, arguments.output, config, arguments.samples_per_prompt
+    if arguments.output is not None and arguments.output.suffix != ".csv":
+        raise ValueError(f"--output {arguments.output}: the name must end with .csv (--answers has the rest)")
+    # argparse takes the overrides that follow the files of --data for files, too
+    files = [Path(text) for text in arguments.data if "=" not in text]
+    overrides = [*arguments.overrides, *(text for text in arguments.data if "=" in text)]
+    config, origin = config_of_model(arguments.model, arguments.config, overrides)
+    data_sets = load_data_sets(files, config)
+    display = Display()
+    display.note(f"asked as {origin} says")
+    for remark in [remark for data_set in data_sets for remark in data_set.remarks]:
+        display.note(remark)
+
+    def show(line: str, done: int) -> None:
+        if display.due(done):
+            display.show(line, done)
+
+    table = evaluate_files(
+        arguments.model,
+        data_sets,
+        config,
+        arguments.samples_per_prompt,
+        share=_share(arguments.share),
+        devices=_devices(arguments, config.generator.tensor_parallel_size),
+        output=arguments.output,
+        answers=arguments.answers,
+        show=show,
     )
-    print(json.dumps(summary, indent=1))
+    display.note(table)
+
+
+def _share(text: str | None) -> "Share":
+    """Return the share of one engine of several, I/N; such a process ends with the one that started it."""
+    from scalerl.common.os_process import die_with_parent
+    from scalerl.evaluator.standalone import WHOLE, Share
+
+    if text is None:
+        return WHOLE
+    die_with_parent(os.getppid())
+    index, _, num = text.partition("/")
+    return Share(index=int(index), num=int(num))
+
+
+def _devices(arguments: argparse.Namespace, span: int) -> list[str]:
+    """Return the GPUs of each engine, of `span` each; "" where there are none."""
+    from scalerl.launch.local import visible_gpus
+
+    gpus = visible_gpus()
+    if arguments.share is not None or not gpus:
+        return [""] * (arguments.engines or 1)
+    groups = [",".join(gpus[first : first + span]) for first in range(0, len(gpus) - span + 1, span)]
+    if not 1 <= (arguments.engines or 1) <= len(groups):
+        raise ValueError(
+            f"--engines {arguments.engines}: {len(gpus)} GPUs are enough for {len(groups)} engines of {span} "
+            f"(generator.tensor_parallel_size)"
+        )
+    return groups[: arguments.engines]
 
 
 def add_verify(commands) -> None:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from scalerl.common.files import write_json
 from scalerl.common.table import format_table
 from scalerl.data.bad_row import BadRow, short
 from scalerl.data.generators import generate
-from scalerl.data.problem import Problem, write_problems
+from scalerl.data.problem import Problem, is_prepared, load_problems, write_problems
 from scalerl.data.readers import read_problem_file
 
 MAX_EXAMPLES = 5
@@ -92,6 +93,11 @@ class InputReport:
     dropped: dict[str, Dropped] = field(default_factory=dict)
     """The dropped rows by reason; README.md lists the reasons."""
 
+    @property
+    def dropped_by_reason(self) -> str:
+        """Return the dropped rows in words, such as "duplicate 270, no_answer 4"."""
+        return ", ".join(f"{reason} {found.count}" for reason, found in sorted(self.dropped.items()))
+
     def keep(self, split: SplitName) -> None:
         """Count a row that is kept in `split`."""
         self.kept += 1
@@ -123,9 +129,8 @@ class PrepareReport:
         header = ("input", "rows", "kept", "train", "held-out", "test", "dropped")
         rows = []
         for entry in self.inputs:
-            dropped = ", ".join(f"{reason} {found.count}" for reason, found in sorted(entry.dropped.items()))
             counts = (entry.rows, entry.kept, entry.train, entry.heldout, entry.test)
-            rows.append((Path(entry.input).name, *counts, dropped or None))
+            rows.append((Path(entry.input).name, *counts, entry.dropped_by_reason or None))
         return format_table(rows, header, align="<>>>>>")
 
 
@@ -154,25 +159,8 @@ def prepare(
     )
     split = Split(heldout_fraction=heldout_fraction, test_fraction=test_fraction)
     kept: dict[str, Problem] = {}
-    reports = []
-    for path in inputs:
-        report = InputReport(input=str(path))
-        reports.append(report)
-        for row in read_problem_file(path):
-            report.rows += 1
-            reason, message = _why_dropped(row.problem, kept, count_tokens, max_prompt_tokens)
-            # A duplicate or a long prompt is a valid row: --strict is about rows that nobody could read.
-            if isinstance(row.problem, BadRow) and strict:
-                raise ValueError(
-                    f"{row.location}: {message}; correct the row, or leave out --strict to drop it"
-                )
-            if reason:
-                report.drop(reason, f"{row.location}: {message}")
-            elif isinstance(row.problem, Problem):
-                kept[row.problem.prompt_id] = row.problem
-                report.keep(split.of(row.problem.prompt))
-        if not report.kept:
-            raise ValueError(f"{path} yields no problem: {_summary(report)}")
+    why_dropped = partial(_why_dropped, count_tokens=count_tokens, max_prompt_tokens=max_prompt_tokens)
+    reports = [_read_input(path, kept, split, why_dropped, strict=strict) for path in inputs]
     return _write(output, list(kept.values()), reports, split, max_prompt_tokens)
 
 
@@ -199,11 +187,53 @@ def prepare_generated(
     return _write(output, problems, [report], split, None)
 
 
+def read_problems(path: Path) -> tuple[list[Problem], InputReport | None]:
+    """Return the problems of a prepared set, or of a problem file as `prepare` reads it, in their order.
+
+    Returns:
+        (problems; what became of the rows, None for a prepared set).
+
+    Raises:
+        ValueError: the file is missing or unreadable, or yields no problem.
+    """
+    if path.suffix == ".parquet" and is_prepared(path):
+        return load_problems(path), None
+    kept: dict[str, Problem] = {}
+    report = _read_input(path, kept, Split(heldout_fraction=0.0), _why_dropped, strict=False)
+    return list(kept.values()), report
+
+
+def _read_input(
+    path: Path,
+    kept: dict[str, Problem],
+    split: Split,
+    why_dropped: Callable[[Problem | BadRow, dict[str, Problem]], tuple[str, str]],
+    *,
+    strict: bool,
+) -> InputReport:
+    """Add the problems of one file to those that are kept, by their ids, and report on its rows."""
+    report = InputReport(input=str(path))
+    for row in read_problem_file(path):
+        report.rows += 1
+        reason, message = why_dropped(row.problem, kept)
+        # A duplicate or a long prompt is a valid row: --strict is about rows that nobody could read.
+        if isinstance(row.problem, BadRow) and strict:
+            raise ValueError(f"{row.location}: {message}; correct the row, or leave out --strict to drop it")
+        if reason:
+            report.drop(reason, f"{row.location}: {message}")
+        elif isinstance(row.problem, Problem):
+            kept[row.problem.prompt_id] = row.problem
+            report.keep(split.of(row.problem.prompt))
+    if not report.kept:
+        raise ValueError(f"{path} yields no problem: {_summary(report)}")
+    return report
+
+
 def _why_dropped(
     problem: Problem | BadRow,
     kept: dict[str, Problem],
-    count_tokens: Callable[[str, str], int] | None,
-    max_prompt_tokens: int | None,
+    count_tokens: Callable[[str, str], int] | None = None,
+    max_prompt_tokens: int | None = None,
 ) -> tuple[str, str]:
     """Return the reason to drop a row, and a message; both are empty for a problem to keep."""
     if isinstance(problem, BadRow):

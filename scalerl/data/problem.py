@@ -96,6 +96,14 @@ def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     write_atomic(path, lambda temporary: pq.write_table(table, temporary))
 
 
+def is_prepared(path: Path) -> bool:
+    """Say whether a Parquet file has the columns of a prepared set; False for one that cannot be read."""
+    try:
+        return set(SCHEMA.names) <= set(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
 def load_problems(path: Path) -> list[Problem]:
     """Read a prepared set, in the order of the file (by prompt_id, as `scalerl prepare` writes it).
 

@@ -7,7 +7,7 @@ point only repeats work.
 from collections.abc import Sequence
 from typing import Any
 
-from scalerl.evaluator.parts import Part, Parts, interleave_tallies
+from scalerl.evaluator.parts import Part, Parts, interleave
 from scalerl.evaluator.summary import summarise
 from scalerl.fence import check_attempt
 from scalerl.metrics.rows import EvalRow, post_row
@@ -46,7 +46,7 @@ def evaluation_result(request: EvaluationRequest, parts: Sequence[Part]) -> dict
     prompt_ids    [prompts], in the order of their file
     num_correct   [prompts], correct completions of each
     """
-    tallies = interleave_tallies(parts)
+    tallies = interleave([part.tallies for part in parts])
     return {
         "step": request.step,
         "policy_version": request.policy_version,

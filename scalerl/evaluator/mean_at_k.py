@@ -45,11 +45,13 @@ def sample_and_grade(
     pool: VerifierPool,
     max_num_seqs: int,
     stop_requested: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[PromptResult] | None:
     """Return one PromptResult a problem, in order, or None if `stop_requested` turned true before the end.
 
     sampler: its keys are the numbers of the problems.
     max_num_seqs: completions to keep in the engine at once.
+    progress: takes how many completions of how many are done, after every engine step.
     """
     waiting = deque(range(len(problems)))
     grading: list[tuple[Completion, Future[Verdict]]] = []
@@ -67,6 +69,7 @@ def sample_and_grade(
         for completion in sampler.step():
             problem = problems[completion.key]
             grading.append((completion, pool.submit(completion.text, problem.answer, problem.task)))
+        progress(len(grading), len(problems) * samples_per_prompt)
     results = [PromptResult(problem=problem) for problem in problems]
     for completion, verdict in grading:
         results[completion.key].completions.append(completion)

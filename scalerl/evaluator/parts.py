@@ -6,13 +6,15 @@ evaluation that was cut short keeps the parts that are done.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scalerl.common.files import read_json, write_json
 from scalerl.evaluator.summary import PromptTally
 from scalerl.fence import check_attempt
 from scalerl.paths import RunPaths
 from scalerl.spool.evaluations import EvaluationRequest, pending_evaluations
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,12 @@ class Part:
     """Tallies of every n-th prompt, in their order."""
 
 
-def interleave_tallies(parts: Sequence[Part]) -> list[PromptTally]:
-    """Return the tallies of all prompts, in the order of their file, from the parts 0 to n - 1."""
+def interleave(shares: Sequence[Sequence[T]]) -> list[T]:
+    """Return what n shares hold in the order of the whole: share i holds number i, i + n, i + 2n, ..."""
     by_position = {
-        index + number * len(parts): tally
-        for index, part in enumerate(parts)
-        for number, tally in enumerate(part.tallies)
+        index + number * len(shares): item
+        for index, share in enumerate(shares)
+        for number, item in enumerate(share)
     }
     return [by_position[position] for position in range(len(by_position))]
 

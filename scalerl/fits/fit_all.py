@@ -17,6 +17,7 @@ from scalerl.fits.report import write_report
 from scalerl.fits.tables import compare, write_tables
 from scalerl.metrics.rows import read_rows
 from scalerl.paths import RunPaths
+from scalerl.spool.best import FinalTest, read_test
 
 MAX_READABLE = 100
 """File names keep this much of a run's key."""
@@ -52,7 +53,8 @@ def fit_all(path: Path, out: Path, options: Options) -> SweepFits:
     write_tables(out, records, ranked, paired, scored)
     _draw(out / "figures", records, known)
     title = f"Curves of {path.name}" + (f", {options.task} alone" if options.task else "")
-    write_report(out / "report.html", title, records, ranked, paired, scored, unreadable, _alarmed(runs))
+    report = (records, ranked, paired, scored, unreadable, _alarmed(runs), _tested(runs))
+    write_report(out / "report.html", title, *report)
     # Last: after an interruption, the figures that may be missing are those of runs not known here.
     files.write_json(out / "fits.json", [asdict(record) for record in records])
     return SweepFits(records=records, num_fitted=num_fitted, unreadable=unreadable, scored=scored)
@@ -108,6 +110,12 @@ def _alarmed(runs: list[RunPoints]) -> dict[str, list[Alarm]]:
     """Return the alarms of every run folder that raised any, by the run's key."""
     raised = {run.key: alarms(read_rows(RunPaths(run.folder).metrics)) for run in runs if run.folder}
     return {key: found for key, found in raised.items() if found}
+
+
+def _tested(runs: list[RunPoints]) -> dict[str, FinalTest]:
+    """Return the test of the best policy of every run folder that has one, by the run's key."""
+    tests = {run.key: read_test(RunPaths(run.folder)) for run in runs if run.folder}
+    return {key: test for key, test in tests.items() if test is not None}
 
 
 def _draw(folder: Path, records: list[RunRecord], known: dict[str, RunRecord]) -> None:

@@ -17,6 +17,7 @@ from scalerl.fits.predictions import Scored
 from scalerl.fits.records import LABELS, RunRecord
 from scalerl.fits.tables import fit_rows, ranking_row
 from scalerl.run_folder import Alarm
+from scalerl.spool.best import FinalTest
 
 CURVE_DIGITS = 5
 
@@ -30,8 +31,12 @@ def write_report(
     scored: list[Scored],
     unreadable: list[Unreadable],
     alarmed: dict[str, list[Alarm]],
+    tested: dict[str, FinalTest],
 ) -> None:
-    """Write the page; `alarmed` holds the alarms of every run that had any, by its key."""
+    """Write the page.
+
+    alarmed: the alarms of every run that had any, by its key. tested: the test of every best policy.
+    """
     sections = [
         _section("Not fitted, or not scored", [asdict(row) for row in unreadable]),
         *(
@@ -45,6 +50,7 @@ def write_report(
         _section(
             "Alarms", [{"run": key} | alarm.to_json() for key, raised in alarmed.items() for alarm in raised]
         ),
+        _section("The best policy of each run, on its test set", _tests(tested)),
         _section("Predictions scored", [asdict(row) for row in scored]),
         _section("Other curves (BIC, lower is better)", _families(records)),
         _section("Robustness to the window", _windows(records)),
@@ -72,6 +78,11 @@ def _curve(record: RunRecord) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return float(f"{value:.{CURVE_DIGITS}g}")
+
+
+def _tests(tested: dict[str, FinalTest]) -> list[dict[str, Any]]:
+    names = ("step", "heldout_pass_rate", "pass_rate", "standard_error", "num_prompts", "samples_per_prompt")
+    return [{"run": key} | {name: getattr(test, name) for name in names} for key, test in tested.items()]
 
 
 def _families(records: list[RunRecord]) -> list[dict[str, Any]]:

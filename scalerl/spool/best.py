@@ -61,6 +61,7 @@ def keep_if_best(paths: RunPaths, folder: Path, evaluation: dict[str, Any]) -> b
     temporary = temporary_name(paths.best)
     link_folder(folder, temporary)
     write_json(temporary / paths.best_evaluation.name, evaluation)
+    shutil.copyfile(paths.config, temporary / paths.best_run_config.name)
     # A folder cannot be renamed over another. A crash between the two renames leaves no best/; the evaluation
     # is still open then, and is finished again after a restart.
     replaced = temporary_name(paths.best)
@@ -90,7 +91,7 @@ def request_test(paths: RunPaths, test_set: str) -> None:
     if not folder.exists():
         temporary = temporary_name(folder)
         link_folder(paths.best, temporary)
-        for record in (paths.best_evaluation, paths.best_test):
+        for record in (paths.best_evaluation, paths.best_run_config, paths.best_test):
             (temporary / record.name).unlink(missing_ok=True)
         publish_folder(temporary, folder)
     asked = {entry.name: chosen[entry.name] for entry in fields(EvaluationRequest) if entry.name in chosen}

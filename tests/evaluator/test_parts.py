@@ -8,7 +8,7 @@ from factories import make_request
 from scalerl.common.files import read_json, write_json
 from scalerl.evaluator import finish
 from scalerl.evaluator.finish import evaluation_result, finish_oldest
-from scalerl.evaluator.parts import Part, Parts, interleave_tallies
+from scalerl.evaluator.parts import Part, Parts, interleave
 from scalerl.evaluator.summary import PromptTally, summarise
 from scalerl.fence import StaleAttempt, claim_attempt, release_attempt
 from scalerl.spool.best import read_test, request_test
@@ -34,6 +34,7 @@ TALLIES = [
 @pytest.fixture(autouse=True)
 def _claimed(run_folder, paths) -> None:
     assert claim_attempt(paths) == 1
+    paths.config.write_text("{}")
 
 
 def ask(paths, step, name="policy") -> EvaluationRequest:
@@ -253,7 +254,7 @@ def test_a_share_that_does_not_fit_the_others_is_an_error(paths):
         Part(name="x", evaluation_s=1.0, tallies=TALLIES[:3]),
     ]
     with pytest.raises(KeyError):
-        interleave_tallies(parts)
+        interleave([part.tallies for part in parts])
 
 
 def test_a_part_survives_its_file(paths):

@@ -96,3 +96,18 @@ def test_alarms_are_in_the_report(tmp_path, write_run):
     fit_all(tmp_path / "sweep", tmp_path / "out", Options())
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<summary>Alarms</summary>" in text and "<td>truncation</td>" in text
+
+
+def test_the_tests_of_best_policies_are_in_the_report(tmp_path, write_run):
+    for seed, pass_rate in enumerate((0.4375, None)):
+        folder = write_run(tmp_path / "sweep" / f"loss-cispo-seed{seed}")
+        if pass_rate is not None:
+            (folder / "best").mkdir()
+            test = {"step": 90, "pass_rate": pass_rate, "standard_error": 0.03125, "num_prompts": 254}
+            test |= {"samples_per_prompt": 8, "heldout_pass_rate": 0.5, "test_set": "data/test.parquet"}
+            (folder / "best" / "test.json").write_text(json.dumps(test | {"pass_at_k": {"8": 0.7}}))
+    fit_all(tmp_path / "sweep", tmp_path / "out", Options())
+    text = (tmp_path / "out" / "report.html").read_text()
+    table = re.search(r"on its test set</summary>(.*?)</table>", text, re.S)[1]
+    assert table.count("<tr>") == 2, "the header and one run"
+    assert ">0.4375</td>" in table and ">0.03125</td>" in table

@@ -17,7 +17,10 @@ from scalerl.spool.best import (
 from scalerl.spool.evaluations import pending_evaluations
 from scalerl.spool.weights import check_weights, hash_weights
 
-pytestmark = pytest.mark.usefixtures("run_folder")
+
+@pytest.fixture(autouse=True)
+def _config(run_folder, paths):
+    paths.config.write_text('{"signature": "0"}')
 
 
 def policy(paths, name):
