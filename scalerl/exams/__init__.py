@@ -7,8 +7,8 @@
                                                                            and trainer_packed.parquet
     generator   generator   generator.run_generator_exam(run_dir, attempt=)       generator and
                                                                            generator_reloaded.parquet
-    reference   generator   reference.run_reference_exam(run_dir, attempt=)       reference and
-                                                                           reference_fp32.parquet
+    reference   generator   reference.run_reference_exam(run_dir, attempt=)       reference, _twin and
+                                                                           _fp32.parquet
 
 The first two run side by side, as in a run: the trainer publishes the base model (`handover.publish_base`),
 the generator starts from that and samples, and the trainer, which has waited for it

@@ -1,8 +1,8 @@
 """The reference's exam: what plain Transformers says of the same sequences.
 
-One sequence at a time goes through the model's own forward, attention in plain PyTorch: nothing of the
-trainer or the generator is used. Once in the run's dtype, and once all in fp32, which tells how much of a
-difference is rounding.
+One sequence at a time goes through the model's own forward: nothing of the trainer or the generator is used.
+Once in the run's dtype with attention in plain PyTorch, which ignores nothing; once with the attention of the
+trainer, which then rounds alike; and once all in fp32, which tells how much of a difference is rounding.
 """
 
 import copy
@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM
 
 from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
-from scalerl.preflight.exam import ExamPath, ScoredSequence, sequences_to_score, write_exam, write_figures
+from scalerl.preflight.exam import (
+    ExamPath,
+    ScoredSequence,
+    read_figures,
+    sequences_to_score,
+    write_exam,
+    write_figures,
+)
 from scalerl.run_folder import read_config
 
 CHUNK_TOKENS = 512
@@ -35,20 +42,25 @@ def run_reference_exam(run_dir: Path, *, attempt: int) -> None:
     config = read_config(paths)
     sequences = sequences_to_score(paths)
     begin_s = time.monotonic()
-    dtypes: dict[ExamPath, str] = {"reference": config.model.dtype, "reference_fp32": "float32"}
-    for path, dtype in dtypes.items():
-        write_exam(paths, path, score_plainly(config, dtype, sequences))
-    num_tokens = sum(len(sequence.token_ids) for sequence in sequences)
-    write_figures(
-        paths, "reference", {"tokens_per_s": len(dtypes) * num_tokens / (time.monotonic() - begin_s)}
-    )
+    attention = read_figures(paths, "trainer")["attention"]
+    exams: dict[ExamPath, tuple[str, str]] = {"reference": (config.model.dtype, "eager")}
+    if config.model.dtype != "float32":
+        exams["reference_twin"] = (config.model.dtype, attention)
+    for path, (dtype, kernels) in exams.items():
+        write_exam(paths, path, score_plainly(config, sequences, dtype=dtype, attention=kernels))
+    exact = score_plainly(config, sequences, dtype="float32")
+    write_exam(paths, "reference_fp32", exact)
+    num_tokens = (len(exams) + 1) * sum(len(sequence.token_ids) for sequence in sequences)
+    write_figures(paths, "reference", {"tokens_per_s": num_tokens / (time.monotonic() - begin_s)})
 
 
-def score_plainly(config: RunConfig, dtype: str, sequences: Sequence[ScoredSequence]) -> list[ScoredSequence]:
+def score_plainly(
+    config: RunConfig, sequences: Sequence[ScoredSequence], *, dtype: str, attention: str = "eager"
+) -> list[ScoredSequence]:
     """Return the log-probabilities of every token but the first, of the model in `dtype`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(
-        config.model.path, dtype=getattr(torch, dtype), attn_implementation="eager"
+        config.model.path, dtype=getattr(torch, dtype), attn_implementation=attention
     )
     if config.model.trainer_fp32_head and dtype != "float32":
         _use_fp32_head(model)

@@ -15,11 +15,17 @@ from scalerl.common.files import read_json, write_atomic, write_json
 from scalerl.paths import RunPaths
 
 ExamPath = Literal[
-    "generator", "generator_reloaded", "trainer_alone", "trainer_packed", "reference", "reference_fp32"
+    "generator",
+    "generator_reloaded",
+    "trainer_alone",
+    "trainer_packed",
+    "reference",
+    "reference_twin",
+    "reference_fp32",
 ]
 """The generator's engine as it started, and after an in-flight reload of the same weights; the trainer's
-engine with each sequence in a row of its own, and packed; plain transformers in the dtype of the body, and in
-fp32."""
+engine with each sequence in a row of its own, and packed; plain transformers in the dtype of the body, the
+same with the trainer's kernels of attention, and in fp32."""
 GENERATOR_PATHS: tuple[ExamPath, ExamPath] = ("generator", "generator_reloaded")
 """The paths that make sequences; what another path scores has the log-probabilities of one of these."""
 

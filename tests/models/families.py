@@ -41,7 +41,8 @@ GRANITE = {"logits_scaling": 3.0, "embedding_multiplier": 2.5, "residual_multipl
 GRANITE |= {"attention_multiplier": 0.25}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
 WINDOW = {"sliding_window": 24}
-MLA = {"q_lora_rank": 48, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32}
+# vLLM has kernels for a latent of 512 + 64 alone.
+MLA = {"q_lora_rank": 48, "kv_lora_rank": 512, "qk_nope_head_dim": 32, "qk_rope_head_dim": 64}
 MLA |= {"v_head_dim": 32, "num_key_value_heads": 4, "n_routed_experts": 8, "n_shared_experts": 1}
 MLA |= {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7}
 LLAMA3_ROPE = {
@@ -161,7 +162,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         ROPE | TIED | WINDOW | {"logit_scale": 0.4} | layers(SLIDING, FULL, SLIDING),
     ),
     "DeepSeek-V2": ("DeepseekV2Config", YARN | MLA | EXPERTS | {"topk_method": "group_limited_greedy"}),
-    "DeepSeek-V3": ("DeepseekV3Config", YARN | MLA | EXPERTS),
+    "DeepSeek-V3": ("DeepseekV3Config", YARN | MLA | EXPERTS | {"topk_method": "noaux_tc"}),
     "GLM-4": ("Glm4Config", partial_rope(0.5) | HEAD),
     "GLM-4-MoE": (
         "Glm4MoeConfig",
@@ -183,7 +184,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         ROPE
         | TIED
         | layers("conv", FULL, "conv")
-        | {"block_auto_adjust_ff_dim": False, "conv_dim": 128, "conv_dim_out": 128},
+        | {"block_auto_adjust_ff_dim": False, "block_dim": 128, "conv_dim": 128},
     ),
     "StableLM": ("StableLmConfig", partial_rope(0.25) | {"use_qkv_bias": True}),
     "Starcoder2": ("Starcoder2Config", ROPE | TIED | WINDOW | {"use_bias": True}),
@@ -203,7 +204,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "GptOssConfig",
         YARN | HEAD | WINDOW | {"num_local_experts": 4, "num_experts_per_tok": 2} | layers(SLIDING, FULL),
     ),
-    "ERNIE-4.5": ("Ernie4_5Config", ROPE | HEAD | {"use_bias": True}),
+    "ERNIE-4.5": ("Ernie4_5Config", ROPE | HEAD),
     "Seed-OSS": ("SeedOssConfig", ROPE | HEAD | {"attention_bias": True}),
     "GPT-2": (
         "GPT2Config",

@@ -102,7 +102,7 @@ class TrainerSide:
         config, sequences = make_config(base), random_sequences()
         engine = TrainingEngine(config, base, self._control)
         exam = TrainerExam(config, engine, self._control, sequences)
-        before, expected = exam.packed(), score_plainly(config, "float32", sequences)
+        before, expected = exam.packed(), score_plainly(config, sequences, dtype="float32")
         figures = {
             "layout": engine.layout,
             "attention": engine.model.config._attn_implementation,
@@ -113,7 +113,7 @@ class TrainerSide:
         self._train(engine, config, sequences)
         self._export(engine, base, policy)
         after = exam.packed()
-        expected = score_plainly(make_config(policy), "float32", sequences)
+        expected = score_plainly(make_config(policy), sequences, dtype="float32")
         return figures | {"step": worst(after, before), "exported": worst(after, expected)}
 
     def _train(self, engine: Any, config: RunConfig, sequences: Sequence[ScoredSequence]) -> None:
@@ -194,7 +194,7 @@ class ReferenceSide:
         found = {}
         for path, model in zip(GENERATOR_PATHS, folders(folder, name), strict=True):
             sampled = list(read_exam(RunPaths(model.parent), path).values())
-            found[path] = worst(sampled, score_plainly(make_config(model), "float32", sampled))
+            found[path] = worst(sampled, score_plainly(make_config(model), sampled, dtype="float32"))
         return found
 
 
