@@ -1,5 +1,7 @@
 """The verdict of preflight, from what the exams have left in the folder."""
 
+import math
+from dataclasses import asdict
 from typing import Any
 
 from scalerl.common.table import format_table
@@ -7,6 +9,7 @@ from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
 from scalerl.preflight.exam import read_figures
 from scalerl.preflight.memory import find_memory, judge_memory
+from scalerl.preflight.parity import compare_paths
 from scalerl.preflight.report import Report, write_report
 from scalerl.preflight.samples import describe_samples, judge_samples
 
@@ -19,7 +22,8 @@ def judge(config: RunConfig, paths: RunPaths, on_cpu: bool) -> Report:
     """
     generator, trainer = read_figures(paths, "generator"), read_figures(paths, "trainer")
     mean_tokens = generator["prompt_tokens_mean"] + generator["completion_tokens_mean"]
-    findings = judge_samples(generator, config)
+    parity = compare_paths(config, paths)
+    findings = [*parity.findings, *judge_samples(generator, config)]
     memory = find_memory(config, on_cpu)
     if memory is not None and not on_cpu:
         findings += judge_memory(memory, config, mean_tokens)
@@ -27,13 +31,27 @@ def judge(config: RunConfig, paths: RunPaths, on_cpu: bool) -> Report:
         "samples": describe_samples(generator, config),
         "step": step_figures(config, generator, trainer),
         "memory": memory.to_json() if memory else None,
-        "trainer": trainer,
+        "parity": [_finite(asdict(difference)) for difference in parity.differences],
+        "trainer": _finite(trainer),
         "verdicts": generator["verdicts"],
         "examples": generator["examples"],
     }
-    report = Report.of(findings, form=config.launch.preflight, figures=figures)
+    report = Report.of(
+        findings,
+        form=config.launch.preflight,
+        max_logprob_difference=_finite(parity.max_logprob_difference),
+        figures=figures,
+    )
     write_report(paths, report)
     return report
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with None for a number that is not finite, which JSON has not."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def step_figures(config: RunConfig, generator: dict[str, Any], trainer: dict[str, Any]) -> dict[str, float]:

@@ -30,8 +30,8 @@ class Report(JsonRecord):
     """Why, with what to set; first what refuses."""
     form: str
     """full or short."""
-    max_logprob_difference: dict[str, float] = field(default_factory=dict)
-    """Greatest difference of log-probabilities between two paths, nats, by their names."""
+    max_logprob_difference: dict[str, float | None] = field(default_factory=dict)
+    """Greatest difference of log-probabilities between two paths, nats, by their names; None: not finite."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What was measured, and what follows from it; nested tables of numbers and texts."""
 

@@ -23,18 +23,13 @@ OPERATIONS = {
     "absolute values": r"\||\\[lr]vert",
     "parts": r"\\(?:Re|Im|arg|overline|bar)(?![A-Za-z])",
 }
-_FRACTION = re.compile(r"\\frac\{(\d{1,18})\}\{(\d{1,18})\}|(?<![\d.])(\d{1,18})\s*/\s*(\d{1,18})(?![\d.])")
 _OPERATIONS = {name: re.compile(pattern, re.DOTALL) for name, pattern in OPERATIONS.items()}
 
 
 def operations(text: str) -> set[str]:
     """Return the kinds of functions that a clean text asks for; read from the text, for the library evaluates
     some of them at once."""
-    found = {name for name, pattern in _OPERATIONS.items() if pattern.search(text)}
-    fractions = [[int(part) for part in match.groups() if part] for match in _FRACTION.finditer(text)]
-    if any(bottom and top % bottom == 0 for top, bottom in fractions):
-        found.add("fractions that are integers")
-    return found
+    return {name for name, pattern in _OPERATIONS.items() if pattern.search(text)}
 
 
 def left_undone(given: Any, wanted: Any) -> set[str]:
@@ -124,7 +119,7 @@ def _other_shape(given: Any, wanted: Any) -> set[str]:
 
     if not (isinstance(given, Expr) and isinstance(wanted, Expr) and wanted.free_symbols):
         return set()
-    if len(wanted.free_symbols) == 1 and _degree_below(given) > _degree_below(wanted):
+    if _divides(given) and not _divides(wanted):
         return {"quotient"}
     if isinstance(given, Add) and not _has_sum(wanted):
         return {"sum"}
@@ -145,16 +140,14 @@ def _content(tree: Any) -> Any:
     return prod(abs(factor.doit().primitive()[0]) for factor in factors if isinstance(factor, Add))
 
 
-def _degree_below(tree: Any) -> int:
-    """Return the degree of all polynomials that a formula divides by, together."""
-    from sympy import Poly, Pow
+def _divides(tree: Any) -> bool:
+    """Say whether a formula divides by a sum of variables."""
+    from sympy import Add, Pow
 
-    below = [
-        (node.base, -node.exp)
+    return any(
+        isinstance(node, Pow) and isinstance(node.base, Add) and node.free_symbols and node.exp.is_negative
         for node in _nodes(tree)
-        if isinstance(node, Pow) and node.free_symbols and node.exp.is_Integer and node.exp.is_negative
-    ]
-    return sum(int(times) * Poly(base).total_degree() for base, times in below if base.is_polynomial())
+    )
 
 
 def _has_sum(tree: Any) -> bool:
