@@ -127,6 +127,11 @@ class RunPaths:
         return {path: path.name.partition(".")[0] for path in parts}
 
     @property
+    def plateaus(self) -> Path:
+        """Name what the trainer concluded from the held-out evaluations, step by step."""
+        return self.evaluations / "plateaus.json"
+
+    @property
     def preflight(self) -> Path:
         """Name the folder of what was found before the run began."""
         return self.root / "preflight"

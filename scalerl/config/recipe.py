@@ -197,7 +197,8 @@ class BatchConfig(Section):
     """Prompt groups an optimizer step."""
     generations_per_prompt: int = Field(16, ge=2)
     max_prompts: int | None = Field(None, ge=1)
-    """Dynamic batch size: on a plateau the batch doubles, up to this. None: fixed."""
+    """Dynamic batch size: at a plateau (optimizer.plateau_*) the batch doubles, up to this; it never shrinks.
+    None: fixed."""
 
     @model_validator(mode="after")
     def _growth_fits(self) -> "BatchConfig":
@@ -219,8 +220,13 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(100, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    plateau_window_steps: int = Field(100, ge=2)
-    """A plateau: the mean training pass rate of the last window is no better than that of the window
-    before."""
+    plateau_window_evaluations: int = Field(12, ge=1)
+    """Held-out evaluations of a window. Two windows since the last plateau are compared."""
+    plateau_min_gain: float = Field(0.003, gt=0)
+    """A plateau: the held-out pass rate of a window lies less than this above that of the window before, with
+    two standard errors to spare. Where those exceed it, as with evaluations far smaller than 1,000 prompts of
+    16 samples, no plateau is ever found: raise it then."""
     plateau_learning_rate_factor: float = Field(1.0, gt=0, le=1)
     """Adaptive learning rate: multiplied by this at every plateau. 1: constant."""
+    plateau_min_learning_rate_factor: float = Field(0.1, gt=0, le=1)
+    """Floor of the adaptive learning rate, as a multiple of learning_rate."""

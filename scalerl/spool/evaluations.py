@@ -5,6 +5,7 @@ evaluations/<step>.request.json          an open request: `EvaluationRequest`
             <step>.part-<i>-of-<n>.json  what evaluator i of n found out: `scalerl.evaluator.parts.Part`
             <step>.json                  the answer: `scalerl.evaluator.finish.evaluation_result`
             <step>-test.*                the same of the best policy on the test set (see best.py)
+            plateaus.json                what the trainer concluded from the answers (see plateau.py)
 """
 
 from contextlib import suppress

@@ -19,6 +19,7 @@ from scalerl.metrics.rows import StepRow, post_row
 from scalerl.paths import RunPaths
 from scalerl.role import StopSignal
 from scalerl.run_folder import TrainerEnd, read_config, write_end
+from scalerl.spool.plateau import decide_plateau, watches_plateaus
 from scalerl.spool.schema import Group
 from scalerl.spool.shards import Spool
 from scalerl.spool.verdicts import verdict_statistics
@@ -47,7 +48,7 @@ class Trainer:
         """
         self.paths, self.rank, self.attempt = RunPaths(run_dir), rank, attempt
         self.config = config = read_config(self.paths)
-        control = init_distributed(config.launch.distributed_timeout_s)
+        self.control = control = init_distributed(config.launch.distributed_timeout_s)
         problems = load_problems(Path(config.data.train))
         self.questions = {problem.prompt_id: problem.prompt for problem in problems}
         code_ids = {problem.prompt_id for problem in problems if TASKS[problem.task].fraction_key}
@@ -161,10 +162,24 @@ class Trainer:
             statistics = self.engine.train(micro_batches, state.learning_rate)
             state.num_skipped = 0 if statistics.applied else state.num_skipped + 1
         self._count_compute(sum(len(sequence.loss_positions) for sequence in sequences), groups)
-        state.finish_step(groups, row["pass_rate"])
+        state.finish_step(groups, plateau=self._on_plateau())
         self.seconds["train_s"] = time.monotonic() - begin_s
         counts = {"groups_dropped": dropped, "num_micro_batches": len(micro_batches)}
         return row | _as_row(statistics) | counts
+
+    def _on_plateau(self) -> bool:
+        """Say whether the held-out pass rate has stopped rising at the end of this step; rank 0 decides."""
+        step = self.state.step + 1
+        if not watches_plateaus(self.config) or step % self.config.evaluation.every_steps:
+            return False
+        check_attempt(self.paths, self.attempt)
+        decision = [False]
+        if self.rank == 0:
+            decision = [decide_plateau(self.paths, self.config, step, self.state.plateau_step)]
+            if decision[0]:
+                print(f"step {step}: the held-out pass rate is on a plateau, see {self.paths.plateaus}")
+        dist.broadcast_object_list(decision, src=0, group=self.control)
+        return decision[0]
 
     def _pack(self, sequences: list[TrainingSequence]) -> list[MicroBatch]:
         return pack(

@@ -1,17 +1,16 @@
 """The training state: what decides which groups are trained next, apart from weights and optimizer.
 
 It makes the trainer a function of the spool, on GPUs up to the rounding of its weights. Which groups a step
-trains, which prompts are admitted next and with which learning rate follows from this state and the rollouts
-alone, never from the order in which they arrived. So a trainer that goes back to a checkpoint does the same
-steps again with the same shards, and no prompt is skipped or trained twice. Every rank keeps a copy and moves
-it on by itself.
+trains, which prompts are admitted next and with which learning rate follows from this state, the rollouts and
+the plateaus on record (scalerl/spool/plateau.py), never from the order in which they arrived. So a trainer
+that goes back to a checkpoint does the same steps again with the same shards, and no prompt is skipped or
+trained twice. Every rank keeps a copy and moves it on by itself.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalerl.algo.plateau import on_plateau
 from scalerl.config import RunConfig
 from scalerl.data.stream import MixedStream, PromptStream, make_stream
 from scalerl.spool.admission import admit_until, is_generation_policy
@@ -23,7 +22,7 @@ _SAVED = (
     "batch_prompts",
     "grown_batch_prompts",
     "learning_rate_factor",
-    "pass_rates",
+    "plateau_step",
     "generated_tokens",
     "trained_tokens",
     "flops",
@@ -50,8 +49,8 @@ class TrainingState:
     """prompt_id of every group in the admitted window, by group, in order."""
     learning_rate_factor: float = 1.0
     """Product of the factors of the plateaus so far."""
-    pass_rates: list[float] = field(default_factory=list)
-    """Pass rates of the steps since the last plateau, at most two windows of them."""
+    plateau_step: int = -1
+    """Step of the last plateau; -1: there was none."""
     generated_tokens: int = 0
     """Completion tokens of all groups taken so far, whether or not they had a loss."""
     trained_tokens: int = 0
@@ -113,10 +112,10 @@ class TrainingState:
         """Say whether the policy of this moment is one that generators load."""
         return is_generation_policy(self.config.off_policy, self.step)
 
-    def finish_step(self, groups: Sequence[Group], pass_rate: float) -> None:
-        """Move on to the next batch: update pass-rate history, plateau, cursor and window.
+    def finish_step(self, groups: Sequence[Group], plateau: bool = False) -> None:
+        """Move on to the next batch: update pass-rate history, cursor and window.
 
-        pass_rate: mean over all completions of the batch.
+        plateau: whether the held-out pass rate has stopped rising.
         """
         # In the order of the groups, not of their arrival: the stream's history decides what it draws next.
         for group in groups:
@@ -125,21 +124,22 @@ class TrainingState:
         self.next_group += self.batch_prompts
         # The version advances even if the step was skipped: published names and the window depend on it.
         self.step += 1
-        self._check_plateau(pass_rate)
+        if plateau:
+            self._reach_plateau()
         if self.is_generation_policy:
             self._admit()
 
-    def _check_plateau(self, pass_rate: float) -> None:
-        """Lower the learning rate and grow the batch, as configured, where the pass rate stops to rise."""
+    def _reach_plateau(self) -> None:
+        """Lower the learning rate, to its floor at most, and double the batch, as configured."""
         optimizer, batch = self.config.optimizer, self.config.batch
-        self.pass_rates = [*self.pass_rates, pass_rate][-2 * optimizer.plateau_window_steps :]
-        if on_plateau(self.pass_rates, optimizer.plateau_window_steps):
-            # What was measured with the old learning rate and batch says nothing about the new ones.
-            self.pass_rates = []
-            self.learning_rate_factor *= optimizer.plateau_learning_rate_factor
-            self.grown_batch_prompts = min(
-                2 * self.grown_batch_prompts, batch.max_prompts or self.grown_batch_prompts
-            )
+        self.plateau_step = self.step
+        factor = self.learning_rate_factor * optimizer.plateau_learning_rate_factor
+        self.learning_rate_factor = max(
+            factor, min(self.learning_rate_factor, optimizer.plateau_min_learning_rate_factor)
+        )
+        self.grown_batch_prompts = min(
+            2 * self.grown_batch_prompts, batch.max_prompts or self.grown_batch_prompts
+        )
 
     def _admit(self) -> None:
         """Extend the admitted window as far as the policy of this moment allows."""

@@ -80,7 +80,7 @@ def admitted_batches(config: RunConfig, step: int) -> float:
     for _ in range(step):
         for group in state.batch_groups:
             del state.admitted[group]
-        state.finish_step([], pass_rate=0.0)
+        state.finish_step([])
     return len(state.admitted) / state.batch_prompts
 
 

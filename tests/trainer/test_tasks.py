@@ -32,7 +32,7 @@ def test_groups_are_admitted_at_the_ratio_and_a_restored_run_goes_on_with_it():
     assert tasks(state) == "mmmc"
     for expected in ("mcmm", "mmmc", "mcmm"):
         groups = [make_group(group, state.admitted[group], state.step, 2) for group in state.batch_groups]
-        state.finish_step(groups, 0.5)
+        state.finish_step(groups)
         assert tasks(state) == expected
         restored.restore(state.to_json())
         assert restored.admitted == state.admitted

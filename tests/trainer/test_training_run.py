@@ -23,7 +23,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from scalerl.common.files import read_json
+from scalerl.common.files import read_json, write_json
 from scalerl.data.problem import Problem, write_problems
 from scalerl.paths import RunPaths
 from scalerl.run_folder import Attempt, save_config, write_attempt
@@ -76,6 +76,8 @@ class Run:
         run = cls(inputs, RunPaths(root), model)
         run.paths.create()
         write_attempt(run.paths, owner(1))
+        # what a trainer before this one has concluded at the end of step 2
+        write_json(run.paths.plateaus, {"2": {"plateau": True}})
         run.configure()
         return run
 
@@ -92,6 +94,7 @@ class Run:
             "batch.generations_per_prompt": COMPLETIONS,
             "optimizer.learning_rate": 1e-3,
             "optimizer.warmup_steps": 2,
+            "optimizer.plateau_learning_rate_factor": 0.5,
             "generator.num": 3,
             "trainer.num_ranks": 1,
             "trainer.micro_batch_tokens": 128,
@@ -200,7 +203,10 @@ class TakesOver(FakeGenerator):
 def test_rows_of_the_straight_run(runs):
     rows = runs["straight"].rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert [row["learning_rate"] for row in rows] == [5e-4, 1e-3, 1e-3, 1e-3]
+    assert [row["learning_rate"] for row in rows] == [5e-4, 1e-3, 5e-4, 5e-4], "the plateau on record"
+    # nothing was evaluated meanwhile, so that step 4 concludes nothing
+    unknown = {"plateau": False, "gain": None, "standard_error": None, "evaluations": []}
+    assert read_json(runs["straight"].paths.plateaus) == {"2": {"plateau": True}, "4": unknown}
     # group g has no correct completion if g % 4 == 0, otherwise g % 4 + 1 of 4: (0 + 2 + 3 + 4) / 16; the
     # last is all correct
     assert [row["pass_rate"] for row in rows] == [9 / 16] * 4
@@ -282,6 +288,7 @@ def test_a_run_resumed_after_sigterm_has_the_same_weights(runs):
     for one, other in zip(straight.rows(), resumed.rows(), strict=True):
         same = (
             "loss",
+            "learning_rate",
             "grad_norm",
             "entropy",
             "log_ratio_mean",

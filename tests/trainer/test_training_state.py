@@ -22,9 +22,9 @@ def begin(**changes) -> TrainingState:
     )
 
 
-def advance(state: TrainingState, pass_rate: float = 0.5) -> None:
+def advance(state: TrainingState, plateau: bool = False) -> None:
     groups = [make_group(group, state.admitted[group], state.step, 2) for group in state.batch_groups]
-    state.finish_step(groups, pass_rate)
+    state.finish_step(groups, plateau=plateau)
 
 
 def test_pipeline_admits_k_batches_ahead():
@@ -60,27 +60,32 @@ def test_a_plateau_lowers_the_learning_rate_and_doubles_the_batch_up_to_its_limi
     state = begin(
         optimizer__learning_rate=1.0,
         optimizer__warmup_steps=0,
-        optimizer__plateau_window_steps=2,
         optimizer__plateau_learning_rate_factor=0.5,
+        optimizer__plateau_min_learning_rate_factor=0.2,
         batch__max_prompts=6,
     )
     seen = []
-    for pass_rate in [0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9]:
-        advance(state, pass_rate)
-        seen.append((state.learning_rate, state.batch_prompts))
-    # plateaus: after 6 steps (.7 against .7), then after 10 (1.8 against 1.8); in between two new windows
-    # must fill
-    assert seen == [(1.0, 2)] * 5 + [(0.5, 4)] * 4 + [(0.25, 6)]
-    assert list(state.batch_groups) == list(range(28, 34))  # 6 steps of 2 and 4 of 4 before
+    for step in range(1, 11):
+        advance(state, plateau=step in (6, 8, 9, 10))
+        seen.append((state.learning_rate, state.batch_prompts, state.plateau_step))
+    # .125 would be below the floor of .2, and a batch of 8 above the limit of 6
+    assert seen[:5] == [(1.0, 2, -1)] * 5
+    assert seen[5:] == [(0.5, 4, 6), (0.5, 4, 6), (0.25, 6, 8), (0.2, 6, 9), (0.2, 6, 10)]
+    assert list(state.batch_groups) == list(range(32, 38))  # 6 steps of 2, 2 of 4 and 2 of 6 before
+
+
+def test_the_floor_lowers_no_rate_by_itself():
+    state = begin(optimizer__learning_rate=1.0, optimizer__warmup_steps=0, batch__max_prompts=4)
+    advance(state, plateau=True)
+    assert (state.learning_rate, state.batch_prompts) == (1.0, 4), "a batch may grow at a constant rate"
 
 
 def test_in_ppo_a_batch_grows_only_with_a_new_phase():
-    changes = {"off_policy__mode": "ppo_off_policy", "off_policy__k": 3, "optimizer__plateau_window_steps": 2}
-    state = begin(**changes, batch__max_prompts=4)
+    state = begin(off_policy__mode="ppo_off_policy", off_policy__k=3, batch__max_prompts=4)
     sizes = []
-    for _ in range(6):
+    for step in range(1, 7):
         sizes.append(state.batch_prompts)
-        advance(state)
+        advance(state, plateau=step == 4)
     assert sizes == [2, 2, 2, 2, 2, 2]  # the plateau of step 4 lies within the second phase
     assert state.batch_prompts == 4
     assert len(state.admitted) == 12
@@ -90,45 +95,44 @@ def test_in_ppo_a_batch_grows_only_with_a_new_phase():
 @given(
     mode=st.sampled_from(["pipeline_rl", "ppo_off_policy"]),
     k=st.integers(1, 8),
-    pass_rates=st.lists(st.sampled_from([0.2, 0.5, 0.8]), min_size=1, max_size=30),
+    plateaus=st.lists(st.booleans(), min_size=1, max_size=30),
     max_prompts=st.sampled_from([2, 5, 16]),
 )
-def test_no_group_is_ever_trained_more_than_the_bound_after_its_admission(mode, k, pass_rates, max_prompts):
-    changes = {"off_policy__mode": mode, "off_policy__k": k, "optimizer__plateau_window_steps": 2}
-    state = begin(**changes, batch__max_prompts=max_prompts)
+def test_no_group_is_ever_trained_more_than_the_bound_after_its_admission(mode, k, plateaus, max_prompts):
+    state = begin(off_policy__mode=mode, off_policy__k=k, batch__max_prompts=max_prompts)
     oldest_version = dict.fromkeys(state.admitted, 0)  # a generator starts a group the moment it is admitted
     lags = []
-    for pass_rate in pass_rates:
+    for plateau in plateaus:
         lags += [state.step - oldest_version[group] for group in state.batch_groups]
-        advance(state, pass_rate)
+        advance(state, plateau)
         oldest_version = {group: state.step for group in state.admitted} | oldest_version
     assert min(lags) >= 0
     assert max(lags) <= state.config.off_policy.max_off_policyness
 
 
 def test_restored_progress_goes_on_as_if_nothing_had_happened():
-    changes = {"optimizer__plateau_window_steps": 2, "batch__max_prompts": 8, "data__train": ""}
+    changes = {"batch__max_prompts": 8, "optimizer__plateau_learning_rate_factor": 0.5}
     state = begin(**changes)
-    for pass_rate in (0.5, 0.5, 0.4):
-        advance(state, pass_rate)
+    for plateau in (False, True, False):
+        advance(state, plateau)
     state.generated_tokens, state.trained_tokens, state.flops, state.num_skipped = 9, 7, 1e9, 1
     saved = json.loads(json.dumps(state.to_json()))
     other = begin(**changes)
     other.restore(saved)
     assert other.to_json() == state.to_json()
     for each in (state, other):
-        for pass_rate in (0.3, 0.3, 0.3):
-            advance(each, pass_rate)
+        for plateau in (False, False, True):
+            advance(each, plateau)
     assert other.to_json() == state.to_json()
-    assert other.batch_prompts == 4
+    assert (other.batch_prompts, other.plateau_step, other.learning_rate_factor) == (8, 6, 0.25)
 
 
 def test_groups_are_trained_in_order_and_once():
-    state = begin(batch__max_prompts=4, optimizer__plateau_window_steps=2)
+    state = begin(batch__max_prompts=4)
     trained = []
-    for _ in range(8):
+    for step in range(8):
         trained += state.batch_groups
-        advance(state)
+        advance(state, plateau=step == 3)
     assert all(second == first + 1 for first, second in pairwise(trained))
     assert trained[0] == 0
 
@@ -151,7 +155,7 @@ def test_mastered_prompts_leave_later_epochs(curriculum):
         ]  # all wrong
         for group, index in zip(groups, state.batch_groups, strict=True):
             object.__setattr__(group[0], "group", index)
-        state.finish_step(groups, 0.0)
+        state.finish_step(groups)
     assert (mastered in later) == (curriculum == "uniform")
     assert state.stream.num_dropped == (curriculum == "no_positive_resampling")
 
