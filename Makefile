@@ -7,7 +7,7 @@ RUN ?= runs/demo-seed0
 AXES := $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test test-fast check sweep fit study
+.PHONY: help setup demo real test test-fast check sweep fit study families
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -48,3 +48,6 @@ fit: setup  ## fit the sigmoid to a run and draw it: [RUN=runs/demo-seed0]
 
 study: setup  ## run the 14 recipes of six axes at demo scale and fit their curves, or go on with it: [SEEDS=3] [STEPS=200]
 	SEEDS=$(or $(SEEDS),3) STEPS=$(or $(STEPS),200) tools/study.sh
+
+families: setup  ## train and sample a tiny model of every architecture, and write the table of scalerl/trainer/README.md
+	$(PYTHON_BIN) tools/family_table.py --output scalerl/trainer/README.md

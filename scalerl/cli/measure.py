@@ -40,6 +40,11 @@ def add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from scalerl.common.gpus import require_gpus
+    from scalerl.launch.local import visible_gpus
+
+    if arguments.share is None:
+        require_gpus(len(visible_gpus()))
     from scalerl.evaluator.downstream import evaluate_files
     from scalerl.evaluator.model_config import config_of_model
     from scalerl.evaluator.standalone import load_data_sets

@@ -45,10 +45,10 @@ def require_gpus(num_gpus: int) -> None:
     """Refuse GPUs that this process cannot use: it would compute on the CPU, without a word.
 
     Raises:
-        RuntimeError: says why, and the ways out.
+        ValueError: says why, and the ways out.
     """
     if error := gpu_error(num_gpus):
-        raise RuntimeError(
+        raise ValueError(
             f"GPUs given: {num_gpus}, but {error}. To compute on CPUs set CUDA_VISIBLE_DEVICES to nothing; "
             f"in a Slurm job, steps.cuda = false in the site file"
         )

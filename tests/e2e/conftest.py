@@ -1,6 +1,7 @@
 """Runs in processes of their own, on tiny base models and one arithmetic data set that they share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from scalerl.base_model import train_base_model
 from scalerl.common.files import read_json
+from scalerl.inference.prompts import load_tokenizer
 from scalerl.metrics.rows import EvalRow, Rows, StepRow, read_rows
 from scalerl.paths import RunPaths
 
@@ -103,6 +105,16 @@ class Run:
         for log in sorted((self.paths.logs / "latest").glob("*.log")):
             texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
         return "\n".join(texts)
+
+
+@pytest.fixture(scope="session")
+def chat_base(inputs) -> str:
+    """The name of an untied base model with a chat template in `inputs`."""
+    shutil.copytree(inputs / "untied", inputs / "chat")
+    tokenizer = load_tokenizer(inputs / "chat")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(inputs / "chat")
+    return "chat"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
 """Whole runs on the real engines: vLLM generators, ZeRO-3 trainer ranks, a vLLM evaluator, and the supervisor
 above them."""
 
+import json
 import os
 import signal
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import psutil
+import pytest
 
 from scalerl.common.files import read_json
 from scalerl.fits import fit_run
@@ -88,7 +92,7 @@ def test_parity_of_what_is_sampled_while_policies_come_and_go(make_run):
     )
 
 
-def test_parity_on_policy_while_the_weights_change(make_run):
+def test_parity_on_policy_while_the_weights_change(make_run, chat_base):
     """The first step of each phase of PPO-off-policy-2 trains the very policy that sampled its tokens: each
     reload must bring exactly the trainer's weights. The second step of a phase is one policy further, and its
     log-probabilities are not those of the generator."""
@@ -97,7 +101,7 @@ def test_parity_on_policy_while_the_weights_change(make_run):
         "off_policy.k=2",
         "optimizer.learning_rate=1e-3",
         "budget.max_steps=10",
-        model="untied",
+        model=chat_base,
     ).start()
     assert run.wait() == 0, run.report()
     check_finished(run, 10, max_off_policyness=1)
@@ -107,6 +111,18 @@ def test_parity_on_policy_while_the_weights_change(make_run):
     assert sum(row.step_applied for row in first) >= 3
     assert max(row.log_ratio_max or 0.0 for row in first) <= 1e-4
     assert max(row.log_ratio_max or 0.0 for row in second) > 1e-3
+    check_loads_elsewhere(run.paths.best)
+
+
+def check_loads_elsewhere(best: Path) -> None:
+    """What others make of best/, chat template included, with nothing but the folder."""
+    command = [sys.executable, "-I", str(Path(__file__).with_name("load_elsewhere.py")), str(best), "7*3-4?"]
+    result = subprocess.run(command, cwd=best, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["prompt"]["vllm"] == found["prompt"]["transformers"]
+    assert found["logprobs"]["vllm"] == pytest.approx(found["logprobs"]["transformers"], abs=1e-3)
+    assert not found["scalerl"]
 
 
 def test_a_mixture_of_experts_until_its_supervisor_is_killed(make_run, moe_base):

@@ -1,11 +1,13 @@
 """System messages, arguments of a chat template, and where a template ends the thinking."""
 
 import pytest
+from factories import write_run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from scalerl.config import DataConfig
 from scalerl.inference.chat_format import ChatFormat
+from scalerl.inference.sampling_role import SamplingRole
 from scalerl.tasks.answers import final_text
 
 WORDS = ["[s]", "[u]", "[a]", "[/]", "Be", "brief.", "I", "am", "Tiny.", "1+2?", "<think>", "</think>"]
@@ -119,3 +121,17 @@ def test_without_a_template_there_is_neither_system_prompt_nor_argument(data):
 def test_what_a_template_would_ignore_or_misread_is_refused(template, data, message):
     with pytest.raises(ValueError, match=message):
         prompt(template, **data)
+
+
+def test_a_role_refuses_before_it_waits_for_a_policy_or_starts_an_engine(tmp_path, monkeypatch):
+    make_tokenizer(None).save_pretrained(tmp_path / "model")
+    paths = write_run(tmp_path / "run", f"model.path={tmp_path}/model", "data.system_prompt=Be brief.")
+
+    def too_late(*arguments):
+        raise AssertionError("the prompts are tried out first")
+
+    monkeypatch.setattr("scalerl.inference.sampling_role.import_vllm", too_late)
+    monkeypatch.setattr("scalerl.inference.sampling_role.wait_for_manifest", too_late)
+    monkeypatch.setattr("scalerl.inference.sampling_role.StopSignal", lambda: None)  # pytest keeps its own
+    with pytest.raises(ValueError, match="need a chat template"):
+        SamplingRole(paths.root, index=0, attempt=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scalerl.cli import main
 from scalerl.cluster.site import StepsSite
 from scalerl.cluster.slurm import Allocation, Node
 from scalerl.common.gpus import gpu_error, require_gpus
@@ -18,7 +19,7 @@ from scalerl.run_folder import read_status
 
 REPOSITORY = Path(__file__).parents[2]
 RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-CPU_BUILD = "RuntimeError: GPUs given: 1, but torch 2.13.0+cpu is a build for CPUs"
+CPU_BUILD = "ValueError: GPUs given: 1, but torch 2.13.0+cpu is a build for CPUs"
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver"
 
 
@@ -64,7 +65,7 @@ def test_gpus_that_torch_can_use_and_no_gpus_are_no_error(fake_torch):
 def test_why_gpus_cannot_be_used(fake_torch, torch, error):
     fake_torch(*torch)
     assert gpu_error(2).startswith(error)
-    with pytest.raises(RuntimeError, match=r"given: 2, but .* CUDA_VISIBLE_DEVICES .* steps\.cuda = false"):
+    with pytest.raises(ValueError, match=r"given: 2, but .* CUDA_VISIBLE_DEVICES .* steps\.cuda = false"):
         require_gpus(2)
 
 
@@ -103,6 +104,15 @@ def test_a_run_tells_its_roles_what_gpus_they_have(tmp_path, monkeypatch, make_c
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert run(make_config("launch.max_restarts=0"), paths) == 1
     assert CPU_BUILD in read_status(paths).reason
+
+
+def test_an_evaluation_outside_a_run_is_refused_in_one_line(monkeypatch, fake_torch, capsys):
+    fake_torch("2.13.0+cpu", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main(["evaluate", "--model", "models/any", "--data", "any.parquet"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "scalerl: error: GPUs given: 2, but torch 2.13.0+cpu is a build"
+    )
 
 
 def test_in_a_job_the_site_says_whether_its_gpus_are_some(make_config):

@@ -6,7 +6,7 @@ trainer: saves a model of every family under FOLDER, scores random sequences wit
 packed, trains one step and exports the policy. generator: samples from both policies with vLLM, from the
 second after an in-flight reload. reference: scores what the generator sampled; a process of its own, for vLLM
 changes classes of Transformers. Everything is fp32 and compared with plain Transformers. Each writes
-FOLDER/<role>.json, {name: figures}; figures are greatest differences in nats, or `refused` holds the reason.
+FOLDER/<role>.json, {name: figures}; figures are greatest differences in nats, or a reason for refusal.
 """
 
 import os
@@ -25,8 +25,11 @@ from scalerl.config import RunConfig
 from scalerl.exams.reference import score_plainly
 from scalerl.paths import RunPaths
 from scalerl.preflight.exam import GENERATOR_PATHS, ScoredSequence, read_exam, write_exam
+from scalerl.preflight.parity import MAX_DIFFERENCE
 from scalerl.settings import build_config
 
+PATHS = ("trainer_alone", "trainer_packed", "exported", "generator", "generator_reloaded")
+"""What is compared with plain Transformers; "exported" is the trainer after a step with what it published."""
 LENGTHS = (70, 33, 150, 9, 51, 100)
 RELOAD_STEP = 20
 NUM_PROMPTS = 12
@@ -191,7 +194,9 @@ class ReferenceSide:
     """Scores what the generator has sampled."""
 
     def __call__(self, folder: Path, name: str) -> dict[str, Any]:
-        found = {}
+        found: dict[str, float] = {}
+        if not RunPaths(folders(folder, name)[0].parent).exam(GENERATOR_PATHS[-1]).exists():
+            return found  # the generator has refused
         for path, model in zip(GENERATOR_PATHS, folders(folder, name), strict=True):
             sampled = list(read_exam(RunPaths(model.parent), path).values())
             found[path] = worst(sampled, score_plainly(make_config(model), sampled, dtype="float32"))
@@ -201,21 +206,33 @@ class ReferenceSide:
 SIDES = {"trainer": TrainerSide, "generator": GeneratorSide, "reference": ReferenceSide}
 
 
+def verdict(figures: dict[str, Any]) -> str:
+    """Return why preflight refuses a family, or "" if trainer and generator compute the same model."""
+    for path in PATHS:
+        if f"{path}_refused" in figures:
+            return f"{path}: {figures[f'{path}_refused']}"
+    too_far = [path for path in PATHS if figures[path] > MAX_DIFFERENCE]
+    return f"{too_far[0]} differs by {figures[too_far[0]]:.2g}" if too_far else ""
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def run(side: Callable[[Path, str], dict[str, Any]], folder: Path, names: Sequence[str], file: Path) -> None:
+def run(role: str, folder: Path, names: Sequence[str]) -> None:
+    side: Callable[[Path, str], dict[str, Any]] = SIDES[role]()
+    file = folder / f"{role}.json"
     found: dict[str, Any] = {}
     for name in names:
         begin_s = time.monotonic()
+        refused_by = "trainer_alone" if role == "trainer" else "generator"
         try:
             found[name] = side(folder, name)
         except Exception as error:
             traceback.print_exc()
-            found[name] = {"refused": reason(error)}
+            found[name] = {f"{refused_by}_refused": reason(error)}
         found[name]["seconds"] = time.monotonic() - begin_s
         print(name, found[name], flush=True)
         write_json(file, found)
@@ -228,7 +245,7 @@ def main() -> None:
         from scalerl.launch.processes import free_port
 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    run(SIDES[role](), folder, names, folder / f"{role}.json")
+    run(role, folder, names)
     sys.stdout.flush()
     os._exit(0)
 

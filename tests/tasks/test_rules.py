@@ -75,6 +75,8 @@ def test_numbers_and_words_need_no_algebra():
         "\\frac",
         "\\text{",
         "a b ",
+        "and ",
+        "a, and ",
         "$ ",
         "=",
         "1=",

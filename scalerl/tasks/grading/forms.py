@@ -23,13 +23,18 @@ OPERATIONS = {
     "absolute values": r"\||\\[lr]vert",
     "parts": r"\\(?:Re|Im|arg|overline|bar)(?![A-Za-z])",
 }
+_FRACTION = re.compile(r"\\frac\{(\d{1,18})\}\{(\d{1,18})\}|(?<![\d.])(\d{1,18})\s*/\s*(\d{1,18})(?![\d.])")
 _OPERATIONS = {name: re.compile(pattern, re.DOTALL) for name, pattern in OPERATIONS.items()}
 
 
 def operations(text: str) -> set[str]:
     """Return the kinds of functions that a clean text asks for; read from the text, for the library evaluates
     some of them at once."""
-    return {name for name, pattern in _OPERATIONS.items() if pattern.search(text)}
+    found = {name for name, pattern in _OPERATIONS.items() if pattern.search(text)}
+    fractions = [[int(part) for part in match.groups() if part] for match in _FRACTION.finditer(text)]
+    if any(bottom and top % bottom == 0 for top, bottom in fractions):
+        found.add("fractions that are integers")
+    return found
 
 
 def left_undone(given: Any, wanted: Any) -> set[str]:
@@ -106,7 +111,9 @@ def _raises(node: Any) -> bool:
     from sympy import Pow, Rational
 
     base, exponent = node.args
-    if isinstance(base, Pow) and base.exp.is_Integer and exponent.is_Integer and exponent != -1:
+    if exponent == 1 or (
+        isinstance(base, Pow) and base.exp.is_Integer and exponent.is_Integer and exponent != -1
+    ):
         return True
     if node.free_symbols or (base.is_Integer and exponent == -1) or base == 10:
         return False
@@ -119,7 +126,7 @@ def _other_shape(given: Any, wanted: Any) -> set[str]:
 
     if not (isinstance(given, Expr) and isinstance(wanted, Expr) and wanted.free_symbols):
         return set()
-    if _divides(given) and not _divides(wanted):
+    if len(wanted.free_symbols) == 1 and _degree_below(given) > _degree_below(wanted):
         return {"quotient"}
     if isinstance(given, Add) and not _has_sum(wanted):
         return {"sum"}
@@ -127,9 +134,19 @@ def _other_shape(given: Any, wanted: Any) -> set[str]:
         return set()
     if isinstance(wanted, Add) and _factors(wanted) < 2 <= _factors(given):
         return {"product of sums"}
+    if _has_product_of_sums(given) and not _has_product_of_sums(wanted):
+        return {"product of sums"}
     if _factors(wanted) > 1 and (_factors(given) < _factors(wanted) or _content(given) > _content(wanted)):
         return {"factors"}
     return set()
+
+
+def _has_product_of_sums(tree: Any) -> bool:
+    """Say whether a term of a sum is a product with a sum, such as 2(x + 1) + 1."""
+    from sympy import Add, Mul
+
+    terms = _flat(tree) if isinstance(tree, Add) else []
+    return any(isinstance(part, Add) for term in terms if isinstance(term, Mul) for part in _flat(term))
 
 
 def _content(tree: Any) -> Any:
@@ -140,14 +157,16 @@ def _content(tree: Any) -> Any:
     return prod(abs(factor.doit().primitive()[0]) for factor in factors if isinstance(factor, Add))
 
 
-def _divides(tree: Any) -> bool:
-    """Say whether a formula divides by a sum of variables."""
-    from sympy import Add, Pow
+def _degree_below(tree: Any) -> int:
+    """Return the degree of all polynomials that a formula divides by, together."""
+    from sympy import Poly, Pow
 
-    return any(
-        isinstance(node, Pow) and isinstance(node.base, Add) and node.free_symbols and node.exp.is_negative
+    below = [
+        (node.base, -node.exp)
         for node in _nodes(tree)
-    )
+        if isinstance(node, Pow) and node.free_symbols and node.exp.is_Integer and node.exp.is_negative
+    ]
+    return sum(int(times) * Poly(base).total_degree() for base, times in below if base.is_polynomial())
 
 
 def _has_sum(tree: Any) -> bool:

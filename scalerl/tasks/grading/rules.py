@@ -24,6 +24,8 @@ _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
 _CHOICE_AND_VALUE = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(.*)", re.DOTALL)
 _BASED = re.compile(r"(-?[0-9A-Z]+)\s*_\s*\{?\s*(\d+)\s*\}?")
 _APPROXIMATE = re.compile(r"\\(?:approx|sim|simeq|doteq)(?![A-Za-z])")
+_SECOND = re.compile(r"^and\b|(?<![\^{\-A-Za-z])\d")
+"""A second answer in what should be a unit."""
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 
 
@@ -131,7 +133,7 @@ def same_amount(given: Side, wanted: Side) -> Verdict | None:
     """Compare two numbers, and their units where both have one."""
     if given.number is None or wanted.number is None:
         return None
-    if HEDGE.search(given.value_and_unit[1]):
+    if HEDGE.search(given.value_and_unit[1]) or _SECOND.search(given.value_and_unit[1]):
         return SEVERAL
     approximate = (
         _APPROXIMATE.search(given.text) and wanted.number.exact and not _APPROXIMATE.search(wanted.text)

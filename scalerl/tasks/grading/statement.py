@@ -34,7 +34,7 @@ def final_statement(answer: Answer) -> str | None:
         sentence = lines[-1]
         if any(read_number(clean(line)) for line in lines[:-1]):
             return None
-    return _from_sentence(sentence.strip(" *_"))
+    return _from_sentence(sentence.strip(" *_#"))
 
 
 def _from_sentence(sentence: str) -> str | None:

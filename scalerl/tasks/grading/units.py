@@ -84,7 +84,7 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:(?:\\(?:text|mathrm)\s*\{)?
 _PRIMES = re.compile(r"\^\s*\{\s*((?:\\prime\s*)+)\}$|(?<=\d)('+)$")
 _EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _TAIL = re.compile(
-    rf"(?P<unit>(?:\s*{TEXT.pattern}{_EXPONENT})+"
+    rf"(?P<unit>(?:\s*(?:/|\\cdot)?\s*{TEXT.pattern}{_EXPONENT})+"
     rf"|(?<=[\d)}}])\s+(?:[A-Za-z]{{2,}}[A-Za-z0-9 ./^{{}}\-]*|[mghsKJNWV]{_EXPONENT})"
     rf"|(?<=\d)(?:cm|mm|km|kg|mg|ft|lbs?|in|mph|mi|hours?){_EXPONENT})$"
 )

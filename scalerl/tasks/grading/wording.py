@@ -20,6 +20,9 @@ TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|operat
 _BOLD = re.compile(r"\\(?:mathbf|boldsymbol|bm|boxed|fbox|mathit|displaystyle|underline)\s*\{([^{}]*)\}")
 _PLAIN_TEXT = re.compile(TEXT.pattern.replace("[^{}]*", r"\s*[-+0-9., /%$]+\s*"))
 _LETTER = re.compile(r"\\(?:mathrm|text|operatorname)\s*\{\s*([ied])\s*\}")
+_NUMBER_AND_WORDS = re.compile(
+    r"\\(?:text|mbox|textbf|mathrm)\s*\{\s*([-+]?[0-9][0-9.,/]*)\s+([A-Za-z][^{}0-9]*)\}"
+)
 _SPACE = re.compile(r"\\[,;: ]|~|\\(?:quad|qquad|thinspace)(?![A-Za-z])|\s+")
 _NOTHING = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])\.?|\\!|\\phantom\s*(?:\{[^{}]*\})?"
@@ -57,6 +60,7 @@ def clean(text: str) -> str:
     text = _MATHEMATICS.sub("", text)
     text = _SPACE.sub(" ", _NOTHING.sub("", text.replace("\\\\", "\\newline ")))
     text = text.replace("\\newline ", "\\\\")
+    text = _NUMBER_AND_WORDS.sub(r"\1 \\text{ \2}", text)
     for _ in range(2):  # one within another
         text = _LETTER.sub(r" \1 ", _PLAIN_TEXT.sub(r"\1", _BOLD.sub(r"\1", text)))
     for pattern, replacement in _REPLACED:
@@ -86,7 +90,7 @@ def canonical(text: str) -> str:
     return re.sub(r"\{(\w)\}", r"\1", words)
 
 
-WORDS = re.compile(r"[A-Za-z][A-Za-z'\-]*[A-Za-z]\.?(?:[\s,;&]+(?:and\s+)?[A-Za-z][A-Za-z'\-]*\.?)*")
+WORDS = re.compile(r"[A-Za-z][A-Za-z'\-]*[A-Za-z]\.?(?:[\s,;&]+[A-Za-z][A-Za-z'\-]*\.?)*")
 _WORDS_EQUAL = re.compile(r"[A-Z]{2,}\s*=\s*[A-Z]{2,}")
 _LETTERS = re.compile(r"[A-Z](?:\s*,\s*(?:and\s+)?[A-Z])+")
 _CLOCK = re.compile(r"\d{1,2}\s*:\s*\d\d(?::\d\d)?\s*(?:[ap]\.?\s?m\.?)?", re.IGNORECASE)
