@@ -65,6 +65,8 @@ def _preflight(arguments: argparse.Namespace) -> int:
     files = [Path(text) for text in settings if "=" not in text]
     overrides = [text for text in settings if "=" in text]
     config = load_config(files, ["launch.preflight=full", *overrides])
+    if config.launch.preflight == "off":
+        raise ValueError("launch.preflight=off leaves nothing to do: say short or full")
     folder = arguments.dir or Path(mkdtemp(prefix="scalerl-preflight-"))
     report = preflight(config, RunPaths(folder))
     if report is None:

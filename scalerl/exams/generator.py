@@ -119,13 +119,13 @@ class GeneratorExam:
         return results
 
     def _write(self, path: ExamPath, results: Sequence[PromptResult]) -> None:
-        sequences = scored_completions(results, self._extent.num_scored)
+        sequences = scored_completions(results, self._extent.num_scored, self._extent.scored_tokens())
         write_exam(self._paths, path, [*sequences, self._random_text(f"text-{path}")])
 
     def _random_text(self, name: str) -> ScoredSequence:
         """Return random tokens and what the engine samples after them, as far as context and extent allow."""
         num_sampled = min(TEXT_END_TOKENS, self._config.length.max_tokens // 2)
-        num_random = min(self._config.length.max_tokens, self._extent.text_tokens()) - num_sampled
+        num_random = min(self._config.length.max_tokens, self._extent.scored_tokens()) - num_sampled
         special = {*self._tokenizer.all_special_ids}
         ordinary = [token for token in range(len(self._tokenizer)) if token not in special]
         token_ids = self._random.choices(ordinary, k=num_random)

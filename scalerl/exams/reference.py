@@ -29,6 +29,8 @@ from scalerl.run_folder import read_config
 
 CHUNK_TOKENS = 512
 """Tokens whose log-probabilities are computed at once."""
+WEIGHTS_SHARE = 0.55
+"""Share of a GPU that weights may take: fp32 is twice the run's, and plain attention takes the rest."""
 
 
 def run_reference_exam(run_dir: Path, *, attempt: int) -> None:
@@ -58,13 +60,12 @@ def score_plainly(
     config: RunConfig, sequences: Sequence[ScoredSequence], *, dtype: str, attention: str = "eager"
 ) -> list[ScoredSequence]:
     """Return the log-probabilities of every token but the first, of the model in `dtype`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(
-        config.model.path, dtype=getattr(torch, dtype), attn_implementation=attention
+        config.model.path, dtype=getattr(torch, dtype), attn_implementation=attention, **_placement()
     )
     if config.model.trainer_fp32_head and dtype != "float32":
         _use_fp32_head(model)
-    model.to(device).eval()
+    model.eval()
     return [
         ScoredSequence(
             sequence=sequence.sequence,
@@ -74,6 +75,17 @@ def score_plainly(
         )
         for sequence in sequences
     ]
+
+
+def _placement() -> dict[str, Any]:
+    """Return where to load a model: on the GPUs as far as WEIGHTS_SHARE goes, the rest waits in memory."""
+    if not torch.cuda.is_available():
+        return {}
+    sizes = [
+        torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
+    ]
+    limits: dict[int | str, int] = {index: int(WEIGHTS_SHARE * size) for index, size in enumerate(sizes)}
+    return {"device_map": "auto", "max_memory": limits | {"cpu": 1 << 50}}
 
 
 @torch.no_grad()

@@ -15,8 +15,11 @@ NUM_EXAMPLES = 3
 MAX_EXAMPLE_CHARACTERS = 600
 
 
-def scored_completions(results: Sequence[PromptResult], number: int) -> list[ScoredSequence]:
-    """Return `number` of the completions, from the shortest to the longest at even distances."""
+def scored_completions(results: Sequence[PromptResult], number: int, max_tokens: int) -> list[ScoredSequence]:
+    """Return `number` of the completions, from the shortest to the longest at even distances.
+
+    max_tokens: where a sequence is cut, prompt included.
+    """
     named = [
         (f"{result.problem.prompt_id}-{index}", completion)
         for result in results
@@ -24,15 +27,17 @@ def scored_completions(results: Sequence[PromptResult], number: int) -> list[Sco
     ]
     named.sort(key=lambda pair: len(pair[1].token_ids))
     chosen = np.unique(np.linspace(0, len(named) - 1, number).round().astype(int))
-    return [_scored(*named[index]) for index in chosen]
+    return [_scored(name, completion, max_tokens) for name, completion in (named[index] for index in chosen)]
 
 
-def _scored(name: str, completion: Completion) -> ScoredSequence:
-    logprobs = zip(completion.logprobs, completion.loss_mask, strict=True)
+def _scored(name: str, completion: Completion, max_tokens: int) -> ScoredSequence:
+    num_prompt = len(completion.prompt_token_ids)
+    num_scored = max(1, max_tokens - num_prompt)
+    logprobs = list(zip(completion.logprobs, completion.loss_mask, strict=True))[:num_scored]
     return ScoredSequence(
         sequence=name,
-        token_ids=[*completion.prompt_token_ids, *completion.token_ids],
-        scored_from=len(completion.prompt_token_ids),
+        token_ids=[*completion.prompt_token_ids, *completion.token_ids[:num_scored]],
+        scored_from=num_prompt,
         logprobs=[logprob if sampled else float("nan") for logprob, sampled in logprobs],
     )
 

@@ -17,17 +17,17 @@ class Extent:
     """Completions of a prompt, at most those of a group."""
     num_scored: int
     """Completions that the other paths score, of those before the reload and of those after it."""
-    cpu_text_tokens: int
-    """Length of the random text on a CPU."""
-    gpu_text_tokens: int
-    """Length of the random text on a GPU."""
+    cpu_tokens: int
+    """Length of the random text on a CPU, and of what is scored of a completion and its prompt."""
+    gpu_tokens: int
+    """The same on a GPU: attention in plain PyTorch takes the square of it."""
 
-    def text_tokens(self) -> int:
-        """Return the length of the random text on this machine."""
+    def scored_tokens(self) -> int:
+        """Return that length on this machine."""
         on_gpu = any(Path("/proc/driver/nvidia/gpus").glob("*"))
-        return self.gpu_text_tokens if on_gpu else self.cpu_text_tokens
+        return self.gpu_tokens if on_gpu else self.cpu_tokens
 
 
-_SHORT = Extent(num_prompts=16, max_samples=4, num_scored=6, cpu_text_tokens=512, gpu_text_tokens=4096)
-_FULL = Extent(num_prompts=64, max_samples=8, num_scored=24, cpu_text_tokens=4096, gpu_text_tokens=32_768)
+_SHORT = Extent(num_prompts=16, max_samples=4, num_scored=6, cpu_tokens=512, gpu_tokens=4096)
+_FULL = Extent(num_prompts=64, max_samples=8, num_scored=24, cpu_tokens=4096, gpu_tokens=8192)
 EXTENTS = {"short": _SHORT, "full": _FULL}
