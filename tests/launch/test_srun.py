@@ -4,6 +4,7 @@ import pytest
 
 from scalerl.cluster.site import StepsSite
 from scalerl.cluster.slurm import Allocation, Node
+from scalerl.launch.examination import exam_stages
 from scalerl.launch.srun import step_layout
 from scalerl.settings import load_config
 
@@ -89,3 +90,21 @@ def test_a_job_that_is_too_small_is_refused_with_what_is_needed(changes, shape):
         ValueError, match=r"need \d+ GPUs.*this job has n0 4.*Ask for more nodes, or lower these"
     ):
         step_layout(load_config([], ["evaluation.num=1", *changes]), allocation(*nodes(*shape)), StepsSite())
+
+
+def test_exams_are_steps_in_the_places_of_the_roles_they_examine():
+    config = load_config([], ["trainer.num_ranks=2", "generator.num=2", "evaluation.num=1"])
+    layout = step_layout(config, allocation(*nodes(1, 8)), StepsSite())
+    first, second = exam_stages(layout)
+    trainer, generator = first.processes
+    (reference,) = second.processes
+    assert (trainer.prefix, trainer.num_devices) == (layout.trainers[0].prefix, 2)
+    assert trainer.arguments == ["trainer", "--exam", "trainer"]  # each task is a rank
+    assert generator.arguments == ["generator", "--index", "0", "--exam", "generator"]
+    assert reference.arguments == ["generator", "--index", "0", "--exam", "reference"]
+    assert generator.prefix == reference.prefix == layout.generators[0].prefix
+    names = [process.words_before(3)[1] for process in (trainer, generator, reference)]
+    assert names == [f"--job-name={name}-exam.3" for name in ("trainer", "generator-0", "reference")], (
+        "a step that hangs is killed by its own name"
+    )
+    assert [process.name for process in layout.processes][:2] == ["trainer", "generator-0"]
