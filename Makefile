@@ -7,7 +7,7 @@ RUN ?= runs/demo-seed0
 AXES := $(basename $(notdir $(filter-out sweeps/base.toml,$(wildcard sweeps/*.toml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test test-fast check sweep fit study families
+.PHONY: help setup demo real test test-fast check sweep fit grpo study families
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -45,6 +45,9 @@ sweep: setup  ## run an axis: AXIS=loss_type [BASE=baseline SCALE=demo SEEDS=1 C
 
 fit: setup  ## fit the sigmoid to a run and draw it: [RUN=runs/demo-seed0]
 	$(PYTHON_BIN) -m scalerl fit $(RUN)
+
+grpo: setup  ## print GRPO's advantages and clipping of one group of a run, step by step: [RUN=runs/demo-seed0] [ARGS="--group 3000"]
+	$(PYTHON_BIN) tools/grpo.py $(RUN) $(ARGS)
 
 study: setup  ## run the 14 recipes of six axes at demo scale and fit their curves, or go on with it: [SEEDS=3] [STEPS=200]
 	SEEDS=$(or $(SEEDS),3) STEPS=$(or $(STEPS),200) tools/study.sh
