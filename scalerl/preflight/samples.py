@@ -65,12 +65,12 @@ def _hopeless(figures: dict[str, Any], numbers: dict[str, Any], config: RunConfi
             f"all {figures['samples_per_prompt']} completions of each prompt are the same, so no group has "
             f"an advantage: raise algo.temperature ({config.algo.temperature}; 1.0 is usual)"
         )
-    if numbers["truncated"] >= ALL:
+    if numbers["truncated"] >= ALL and numbers["pass_rate"] < LOW_PASS_RATE:
         return (
-            f"all {completions} ran out of tokens: raise length.max_thinking_tokens "
-            f"({length.max_thinking_tokens}) or length.max_solution_tokens ({length.max_solution_tokens}), "
-            f"unless the model never ends a text: then check its chat template and the eos_token_id of its "
-            f"generation_config.json. {_example(figures)}"
+            f"{numbers['truncated']:.0%} of {completions} ran out of tokens: raise "
+            f"length.max_thinking_tokens ({length.max_thinking_tokens}) or length.max_solution_tokens "
+            f"({length.max_solution_tokens}), unless the model never ends a text: then check its chat "
+            f"template and the eos_token_id of its generation_config.json. {_example(figures)}"
         )
     if numbers["no_answer"] >= ALL and length.think_end and numbers["think_end_seen"] < 1 - ALL:
         return (

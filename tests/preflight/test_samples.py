@@ -84,6 +84,11 @@ def test_a_template_of_another_model_is_poor_and_hopeless_where_nothing_ends():
     assert refuses
 
 
+def test_completions_that_are_cut_but_right_are_poor():
+    ((refuses, text),) = findings(truncated=1.0)
+    assert not refuses and text.startswith("100% of completions ran out of tokens")
+
+
 def test_thinking_that_only_ends_by_force_is_poor():
     ((refuses, text),) = findings(interrupted=1.0, think_end_seen=0.0)
     assert not refuses and "only where it is forced to" in text
