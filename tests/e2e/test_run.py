@@ -7,6 +7,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,13 @@ def check_rows(run, num_steps: int, max_off_policyness: int) -> None:
         assert row.num_groups == 8
         assert max(map(int, row.off_policyness)) <= max_off_policyness
         assert row.off_policyness_max <= max_off_policyness
+        # about one step in seventy has eight groups of equal rewards each: it alone changes no weights
+        assert row.step_applied == (row.zero_variance_groups < 8)
+        assert sum(row.verdicts.values()) == 64
+    generated = [0, *(row.generated_tokens for row in run.steps)]
+    for row, (before, after) in zip(run.steps, pairwise(generated), strict=True):
+        assert after - before == pytest.approx(64 * row.completion_tokens_mean)
+        assert row.trained_tokens <= row.generated_tokens
     assert run.evaluations[0].generated_tokens == 0
     assert run.left_behind() == []
 
@@ -108,7 +116,7 @@ def test_parity_on_policy_while_the_weights_change(make_run, chat_base):
     first, second = run.steps[0::2], run.steps[1::2]
     assert {row.off_policyness_max for row in first} == {0}
     assert {row.off_policyness_max for row in second} == {1}
-    assert sum(row.step_applied for row in first) >= 3
+    assert any(row.step_applied for row in first[1:]), "on policy after the weights have changed"
     assert max(row.log_ratio_max or 0.0 for row in first) <= 1e-4
     assert max(row.log_ratio_max or 0.0 for row in second) > 1e-3
     check_loads_elsewhere(run.paths.best)
@@ -148,7 +156,6 @@ def test_a_mixture_of_experts_until_its_supervisor_is_killed(make_run, moe_base)
     assert alive == []
     check_rows(run, run.step(), max_off_policyness=0)
     applied = [row for row in run.steps[:4] if row.step_applied]
-    assert len(applied) >= 3
     assert statistics.median(row.log_ratio_max for row in applied) <= 1e-4
     assert max(row.log_ratio_mean for row in applied) <= 1e-3
 
