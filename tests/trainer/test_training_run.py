@@ -211,6 +211,8 @@ def test_rows_of_the_straight_run(runs):
     # last is all correct
     assert [row["pass_rate"] for row in rows] == [9 / 16] * 4
     assert [row["reward"] for row in rows] == [pytest.approx(2 / 16)] * 4
+    assert all(row["verdicts"] == {"math/different": 7, "math/equal": 9} for row in rows)
+    assert all(row["restated_share"] == 0 for row in rows)
     assert all(row["groups_dropped"] == {"zero_variance": 2} for row in rows)
     assert all(row["step_applied"] and row["num_groups"] == 4 for row in rows)
     assert all(row["truncation_rate"] == row["interruption_rate"] == 0.25 for row in rows)
