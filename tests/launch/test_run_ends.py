@@ -251,7 +251,7 @@ def test_an_alarm_that_the_last_evaluation_ends_does_not_stay(paths, make_config
 
 
 ENDS_WITH_A_BEST_POLICY = """
-request, answered = folder / "evaluations" / "00000002-test.request.json", folder / "evaluations" / "late"
+request = folder / "evaluations" / "00000002-test.request.json"
 if role == "trainer":
     assert not request.exists(), "the best policy may still change"
     if index == 0:
@@ -264,7 +264,8 @@ if role == "trainer":
         write(folder / "best" / "evaluation.json", json.dumps(best))
     end()
 while role == "evaluator":
-    if request.exists() and (folder / "evaluators-answer").exists():
+    ended, may_answer = (folder / "end.json").exists(), (folder / "evaluators-answer").exists()
+    if request.exists() and ended and may_answer:
         asked = json.loads(request.read_text())
         assert (folder / "weights" / asked["name"] / "model.safetensors").exists()
         test = dict(step=2, pass_rate=0.5, standard_error=0.125, num_prompts=16, samples_per_prompt=4)
