@@ -65,7 +65,7 @@ def _hopeless(figures: dict[str, Any], numbers: dict[str, Any], config: RunConfi
             f"all {figures['samples_per_prompt']} completions of each prompt are the same, so no group has "
             f"an advantage: raise algo.temperature ({config.algo.temperature}; 1.0 is usual)"
         )
-    if numbers["truncated"] >= ALL and numbers["pass_rate"] < LOW_PASS_RATE:
+    if numbers["truncated"] >= ALL:  # right or not: nothing would teach the model to end
         return (
             f"{numbers['truncated']:.0%} of {completions} ran out of tokens: raise "
             f"length.max_thinking_tokens ({length.max_thinking_tokens}) or length.max_solution_tokens "
