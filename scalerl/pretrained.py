@@ -20,9 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from scalerl.common.files import publish_folder, temporary_name
 from scalerl.common.names import suggest
 
-HASHED_BYTES = 1 << 20
-"""Bytes that are read at once for a checksum."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
@@ -108,11 +105,8 @@ def download(model: PretrainedModel, folder: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert(gguf: Path, folder: Path) -> None:
