@@ -19,6 +19,8 @@ exam = arguments.get("--exam")
 if exam is None:
     (folder / f"{role}-worked").touch()
     if role == "trainer":
+        while not (folder / "generator-worked").exists():
+            time.sleep(0.01)
         end()
 else:
     assert not (folder / f"{role}-worked").exists()
