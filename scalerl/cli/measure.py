@@ -40,11 +40,6 @@ def add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from scalerl.common.gpus import require_gpus
-    from scalerl.launch.local import visible_gpus
-
-    if arguments.share is None:
-        require_gpus(len(visible_gpus()))
     from scalerl.evaluator.downstream import evaluate_files
     from scalerl.evaluator.model_config import config_of_model
     from scalerl.evaluator.standalone import load_data_sets
@@ -59,6 +54,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     overrides = [*arguments.overrides, *(text for text in arguments.data if "=" in text)]
     config, origin = config_of_model(arguments.model, arguments.config, overrides)
     data_sets = load_data_sets(files, config)
+    devices = _devices(arguments, config.generator.tensor_parallel_size)
     display = Display()
     display.note(f"asked as {origin} says")
     for remark in [remark for data_set in data_sets for remark in data_set.remarks]:
@@ -74,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         config,
         arguments.samples_per_prompt,
         share=_share(arguments.share),
-        devices=_devices(arguments, config.generator.tensor_parallel_size),
+        devices=devices,
         output=arguments.output,
         answers=arguments.answers,
         show=show,
@@ -95,7 +91,12 @@ def _share(text: str | None) -> "Share":
 
 
 def _devices(arguments: argparse.Namespace, span: int) -> list[str]:
-    """Return the GPUs of each engine, of `span` each; "" where there are none."""
+    """Return the GPUs of each engine, of `span` each; "" where there are none.
+
+    Raises:
+        ValueError: they are too few for --engines, or torch cannot use them.
+    """
+    from scalerl.common.gpus import require_gpus
     from scalerl.launch.local import visible_gpus
 
     gpus = visible_gpus()
@@ -107,6 +108,7 @@ def _devices(arguments: argparse.Namespace, span: int) -> list[str]:
             f"--engines {arguments.engines}: {len(gpus)} GPUs are enough for {len(groups)} engines of {span} "
             f"(generator.tensor_parallel_size)"
         )
+    require_gpus(len(gpus))
     return groups[: arguments.engines]
 
 

@@ -1,6 +1,7 @@
 """What a run needs, checked before anything expensive starts: its inputs, and the machine it is on."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ from scalerl.verify.pool import check_tasks
 
 DEMO_DIR = Path("data") / "demo"
 """Where tools/demo.sh puts model and data, and sweeps/scale/demo.toml looks for them."""
+
+INPUT_SECTIONS = ("model", "data", "length", "evaluation")
+"""Sections of the config that `check_inputs` reads."""
+
+
+def check_inputs_of_all(configs: Iterable[RunConfig]) -> None:
+    """Check what each of several runs needs from outside, once where they need the same.
+
+    Raises:
+        ValueError: a path is missing or unusable, with the way out.
+    """
+    distinct = {config.model_dump_json(include={*INPUT_SECTIONS}): config for config in configs}
+    for config in distinct.values():
+        check_inputs(config)
 
 
 def check_inputs(config: RunConfig) -> None:

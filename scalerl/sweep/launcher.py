@@ -14,7 +14,7 @@ from scalerl.cluster.site import SiteConfig
 from scalerl.cluster.slurm import SlurmError, available
 from scalerl.config import RunConfig
 from scalerl.paths import RunPaths
-from scalerl.preflight.inputs import check_inputs
+from scalerl.preflight.inputs import check_inputs_of_all
 from scalerl.run_folder import check_run_folder, read_config, read_saved_config, read_status, save_config
 from scalerl.sweep.forecast import Forecast, forecast_sweep, measured_rates
 from scalerl.sweep.states import RunState, sweep_states
@@ -73,7 +73,7 @@ def launch(sweep: Sweep, *, confirm_above_gpu_hours: float, yes: bool, dry_run: 
     _print_plan(sweep, states, names, forecast)
     if dry_run or not names:
         return 0
-    _check_inputs(sweep, names)
+    check_inputs_of_all(sweep.runs[name] for name in names)
     confirm(forecast.gpu_hours.value, confirm_above_gpu_hours, yes)
     return _submit(sweep, names) if sweep.on_slurm else _run_here(sweep, names)
 
@@ -180,14 +180,6 @@ def confirm(gpu_hours: float | None, above: float, yes: bool) -> None:
         raise ValueError(f"this would take {what} (--confirm-above), and {nobody}")
     if input(f"this takes {what}. Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ValueError("not confirmed; nothing was started")
-
-
-def _check_inputs(sweep: Sweep, names: list[str]) -> None:
-    """Refuse what would fail in every job, before anything is submitted; equal inputs are read once."""
-    configs = [sweep.runs[name] for name in names]
-    distinct = {(config.model.path, config.data.train, config.data.heldout): config for config in configs}
-    for config in distinct.values():
-        check_inputs(config)
 
 
 def _submit(sweep: Sweep, names: list[str]) -> int:

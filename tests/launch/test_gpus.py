@@ -106,13 +106,22 @@ def test_a_run_tells_its_roles_what_gpus_they_have(tmp_path, monkeypatch, make_c
     assert CPU_BUILD in read_status(paths).reason
 
 
-def test_an_evaluation_outside_a_run_is_refused_in_one_line(monkeypatch, fake_torch, capsys):
+def test_an_evaluation_outside_a_run_is_refused_in_one_line(
+    monkeypatch, fake_torch, make_config, tmp_path, capsys
+):
     fake_torch("2.13.0+cpu", None)
+    make_config()  # which writes model and data
+    (tmp_path / "ask.toml").write_text("")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert main(["evaluate", "--model", "models/any", "--data", "any.parquet"]) == 2
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "--config", "ask.toml", "--data", "heldout.parquet", "--model"]
+    assert main([*command, "model"]) == 2
     assert capsys.readouterr().err.startswith(
         "scalerl: error: GPUs given: 2, but torch 2.13.0+cpu is a build"
     )
+    # what the user typed comes first: it is wrong on every machine
+    assert main([*command, "modle"]) == 2
+    assert "--model modle: no config.json there" in capsys.readouterr().err
 
 
 def test_in_a_job_the_site_says_whether_its_gpus_are_some(make_config):

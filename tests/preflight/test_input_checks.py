@@ -1,6 +1,7 @@
 """What a machine must have before a run starts on it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from safetensors.numpy import save_file
 
 from scalerl.cluster.checks import check_sandbox
 from scalerl.data.problem import make_problem, make_task_problem, write_problems
-from scalerl.preflight.inputs import check_inputs, check_machine
+from scalerl.preflight.inputs import INPUT_SECTIONS, check_inputs, check_machine
 from scalerl.settings import load_config
 
 MATH = make_problem("1+1?", ["2"], source="test")
@@ -101,6 +102,11 @@ def test_a_context_beyond_that_of_the_model_is_refused(make_config, tmp_path):
     settings["rope_scaling"] = {"factor": 4.0}
     (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
     check_inputs(make_config())
+
+
+def test_the_checks_read_no_other_sections_than_a_sweep_compares(make_config):
+    config = make_config()
+    check_inputs(SimpleNamespace(**{name: getattr(config, name) for name in INPUT_SECTIONS}))
 
 
 def test_an_interruption_needs_an_end_of_thinking(make_config):

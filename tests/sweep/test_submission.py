@@ -4,6 +4,7 @@ Slurm commands."""
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -236,6 +237,19 @@ def test_a_missing_input_stops_everything_before_anything_is_submitted(
     assert "no config.json there" in capsys.readouterr().err
     assert fake_slurm.scripts() == []
     assert not (tmp_path / "sweep").exists()
+
+
+def test_every_point_of_an_axis_is_checked_before_anything_is_submitted(
+    sweep, fake_slurm, tmp_path, launch_inputs, capsys
+):
+    """The second point does not fit the context of the model, though all three read the same files."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 512}')
+    axis = shutil.copytree(SWEEPS, tmp_path / "sweeps") / "solution.toml"
+    axis.write_text('key = "length.max_solution_tokens"\nvalues = [4, 500, 8]')
+    assert main([*command(tmp_path, axis), *launch_inputs, f"model.path={tmp_path}/model"]) == 2
+    assert "max_solution_tokens (500) add up to" in capsys.readouterr().err
+    assert fake_slurm.scripts() == []
 
 
 def test_many_gpu_hours_need_a_yes(sweep, fake_slurm, capsys):
