@@ -60,11 +60,9 @@ def test_eight_steps_of_the_real_model(base, tmp_path):
     tokenizer = load_tokenizer(base)
     rollout = Spool(paths.spool).read(STEPS * 2 - 1)[0]
     prompt = tokenizer.decode(rollout.prompt_token_ids)
-    assert prompt.startswith(
-        "<|im_start|>system\nWrite one calculation, such as 3 + 4 = 7.<|im_end|>\n<|im_start|>user\n"
-    )
-    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
-    assert 0 < len(rollout.completion_token_ids) <= 16 + 4
+    assert prompt.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
+    assert prompt.endswith("Answer with the calculation only.<|im_end|>\n<|im_start|>assistant\n")
+    assert 0 < len(rollout.completion_token_ids) <= 16 + 2 + 16  # thinking, " =", solution
 
     # The two engines agree on real weights in bfloat16: .019 nats were measured, .69 is a coin's surprise.
     assert rows.steps[0].off_policyness_max == 0
