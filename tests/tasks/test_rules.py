@@ -43,6 +43,7 @@ def pool():
         ("\\boxed{4=5}", "5", "several_answers"),
         ("It could be 1, 2, 3, 4, 5", "5", "several_answers"),
         ("#### 4 or 5", "5", "several_answers"),
+        ("First 5 dogs; 6 cats.", "5", "several_answers"),
         ("\\boxed{12_6}", "12_5", "different"),
     ],
 )
