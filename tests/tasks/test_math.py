@@ -104,6 +104,7 @@ def test_every_reference_answers_its_own_problem(path):
         ("2\\sqrt{3}", "\\sqrt{12}", True),
         ("\\boxed{(1, 2)}", "(2, 1)", False),
         ("\\boxed{\\{2, 1\\}}", "\\{1, 2\\}", True),
+        ("\\boxed{\\langle 1,2\\rangle}", "(1,2)", True),
         ("\\boxed{0.02}", "0.01\n0.02", True),
         ("\\boxed{0.015}", "0.01\n0.02", False),
         ("\\boxed{2}", "2 \\text{ euros}", True),
