@@ -7,6 +7,7 @@ import threading
 import pytest
 from scripted_roles import processes_of, wait_until
 
+from scalerl.cli import main
 from scalerl.common.files import read_json
 from scalerl.config import RunConfig
 from scalerl.launch import examination
@@ -101,8 +102,9 @@ def test_a_changed_model_needs_a_new_one(paths, config, script_roles, verdict, t
     assert len(exams(paths)) == 8
 
 
-def test_a_refused_run_trains_nothing(paths, config, script_roles, verdict, capsys):
+def test_a_refused_run_trains_nothing(config, script_roles, verdict, tmp_path, capsys):
     script_roles(ROLES)
+    paths = RunPaths(tmp_path / "sweep" / "run")
     verdict += [POOR, Finding(refuses=True, text="nothing was right: set data.instruction")]
     for number in (1, 2):
         assert run(config, paths) == 1
@@ -111,6 +113,9 @@ def test_a_refused_run_trains_nothing(paths, config, script_roles, verdict, caps
     assert status["state"] == "failed"
     assert status["reason"].startswith("preflight refuses the run: nothing was right: set data.instruction (")
     assert "launch.preflight=off trains all the same" in status["reason"]
+    capsys.readouterr()
+    assert main(["status", str(paths.root.parent)]) == 0
+    assert "preflight refuses the run: nothing was right" in capsys.readouterr().out
     assert not (paths.root / "trainer-worked").exists() and not paths.certificate.exists()
     assert processes_of(paths) == []
 
