@@ -27,6 +27,7 @@ class PolicyWorker:
         Raises:
             FileNotFoundError: the folder is gone; the weights in use are untouched, since every file is
                 opened beforehand.
+            RuntimeError: vLLM left the experts as they were.
         """
         paths = sorted(Path(folder).glob("*.safetensors"))
         if not paths:
@@ -36,6 +37,7 @@ class PolicyWorker:
             files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
             self._forget_expert_kernels()
             self.reload_weights(weights_iterator=_tensors(files))
+        self._check_experts()
         self._repack_tied_head()
         self._loaded_policy = Path(folder).name
 
@@ -46,15 +48,27 @@ class PolicyWorker:
 
     def _forget_expert_kernels(self) -> None:
         """Have the reload pack the weights of experts again."""
-        if self.device.type != "cpu":
-            return
         # On CPU experts compute with packed weights, which vLLM packs only where it builds their kernel: a
         # reload that finds a kernel puts plain weights in their place, without an error.
+        for module in self._experts():
+            module.quant_method.moe_kernel = None
+
+    def _check_experts(self) -> None:
+        """Refuse a policy whose experts the reload has not packed: they are still those of the one before."""
+        if any(module.quant_method.moe_kernel is None for module in self._experts()):
+            # vLLM counts what goes through a parameter's loader; some models copy past it, such as GPT-OSS.
+            name = type(self.model_runner.get_model()).__name__
+            raise RuntimeError(f"vLLM cannot reload {name} in flight: its experts stay as they were")
+
+    def _experts(self) -> list[Any]:
+        """Return the modules of experts that compute with packed weights, those on a CPU."""
+        if self.device.type != "cpu":
+            return []
         from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
-        for module in self.model_runner.get_model().modules():
-            if isinstance(module, RoutedExperts):
-                module.quant_method.moe_kernel = None
+        return [
+            module for module in self.model_runner.get_model().modules() if isinstance(module, RoutedExperts)
+        ]
 
     def _repack_tied_head(self) -> None:
         """Renew the packed weight of a head that is tied to the embedding."""

@@ -6,6 +6,7 @@ shows.
 """
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         ROPE | TIED | WINDOW | {"logit_scale": 0.4} | layers(SLIDING, FULL, SLIDING),
     ),
     "DeepSeek-V2": ("DeepseekV2Config", YARN | MLA | EXPERTS | {"topk_method": "group_limited_greedy"}),
-    "DeepSeek-V3": ("DeepseekV3Config", YARN | MLA | EXPERTS | {"topk_method": "noaux_tc"}),
+    "DeepSeek-V3": (
+        "DeepseekV3Config",
+        # As published: Transformers knows sigmoid alone, vLLM takes softmax where none is named.
+        YARN | MLA | EXPERTS | {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+    ),
     "GLM-4": ("Glm4Config", partial_rope(0.5) | HEAD),
     "GLM-4-MoE": (
         "Glm4MoeConfig",
@@ -212,6 +217,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Name -> (class of its config, what differs from SHAPE)."""
+PUBLISHED_AS = {"Phi-MoE": "PhiMoEForCausalLM"}
+"""The architecture in published models, which vLLM knows, where Transformers writes another name."""
 
 
 def build_family(name: str, seed: int = 0) -> PreTrainedModel:
@@ -249,4 +256,8 @@ def _draw(key: str, tensor: Tensor) -> None:
 def save_family(name: str, folder: Path, seed: int = 0) -> None:
     """Write a model of the family, with a tokenizer, as it would be published."""
     build_family(name, seed).save_pretrained(folder)
+    if name in PUBLISHED_AS:
+        file = folder / "config.json"
+        settings = json.loads(file.read_text()) | {"architectures": [PUBLISHED_AS[name]]}
+        file.write_text(json.dumps(settings, indent=2))
     build_tokenizer().save_pretrained(folder)

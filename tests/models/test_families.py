@@ -19,13 +19,16 @@ AGREE = ("Llama", "Gemma-2", "Granite-MoE", "Phi")
 REFUSED = "LFM2"
 """Convolutions go on across sequences; vLLM's on a CPU are others than those of Transformers."""
 
+STALE = "GPT-OSS"
+"""A reload in vLLM leaves its experts as they were."""
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict]:
     """Return the figures of every family, of the three processes together."""
     folder = tmp_path_factory.mktemp("families")
     program = Path(__file__).with_name("matrix.py")
-    names = (*AGREE, REFUSED)
+    names = (*AGREE, REFUSED, STALE)
     for role in SIDES:
         subprocess.run([sys.executable, program, role, folder, *names], check=True, timeout=300)
     files = [read_json(folder / f"{role}.json") for role in SIDES]
@@ -50,3 +53,7 @@ def test_convolutions_get_a_row_a_sequence_and_the_generators_difference_is_seen
     assert figures["layout"] == "alone"
     assert max(figures[key] for key in ("trainer_alone", "trainer_packed", "exported")) < 1e-4
     assert verdict(figures).startswith("generator differs by")
+
+
+def test_experts_that_a_reload_leaves_as_they_were_are_refused(found):
+    assert "cannot reload GptOssForCausalLM in flight: its experts stay as they were" in verdict(found[STALE])
