@@ -25,8 +25,10 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def plain_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = functional.linear(hidden.float(), weight.float())
+def plain_head(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    logits = functional.linear(hidden.float(), weight.float()) / temperature
     return logits.log_softmax(dim=-1).gather(-1, targets[:, None]).squeeze(-1)
 
 
@@ -44,9 +46,14 @@ def measure(variant: str, arguments: argparse.Namespace, results: Any) -> None:
         torch.randn(arguments.vocabulary, arguments.hidden, generator=generator).to(device, dtype)
     )
     targets = torch.randint(arguments.vocabulary, (arguments.tokens,), generator=generator).to(device)
-    head = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=arguments.chunk_tokens))
+    temperature = arguments.temperature
+    config = HeadConfig(fp32=True, temperature=temperature, chunk_tokens=arguments.chunk_tokens)
+    head = LogprobHead(weight, config)
     before_bytes, begin_s = peak_bytes(device), time.monotonic()
-    logprobs = plain_head(hidden, weight, targets) if variant == "plain" else head(hidden, targets)[0]
+    if variant == "plain":
+        logprobs = plain_head(hidden, weight, targets, temperature)
+    else:
+        logprobs, _ = head(hidden, targets)
     logprobs.sum().backward()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -77,6 +84,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--chunk-tokens", type=int, default=512)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"

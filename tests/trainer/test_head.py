@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scalerl.trainer.model.head import HeadConfig, LogprobHead
 
 TOKENS, HIDDEN, VOCABULARY = 23, 16, 101
+CHUNK = 17
 
 
 def make(dtype=torch.float32):
@@ -92,11 +93,12 @@ def test_extreme_logits_stay_finite():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches the operations below it, forward and backward."""
+    """Watches what the operations below it allocate, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()
         self.numel = 0
+        self.num_made = 0
         self.num_upcasts = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -104,6 +106,8 @@ class LargestTensor(TorchDispatchMode):
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, torch.Tensor):
                 self.numel = max(self.numel, tensor.numel())
+                given = [other.data_ptr() for other in args if isinstance(other, torch.Tensor)]
+                self.num_made += tensor.numel() == CHUNK * VOCABULARY and tensor.data_ptr() not in given
                 casts = function is torch.ops.aten._to_copy.default and tensor.dtype == torch.float32
                 self.num_upcasts += casts and tensor.shape == (VOCABULARY, HIDDEN)
         return result
@@ -111,13 +115,24 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_is_larger_than_a_chunk_of_logits_and_the_weight_is_upcast_once_a_pass():
     hidden, weight, targets, upstream = make(torch.bfloat16)
-    head = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=17))
+    head = LogprobHead(weight, HeadConfig(fp32=True, temperature=1.0, chunk_tokens=CHUNK))
     with LargestTensor() as forward:
         logprobs, _ = head(hidden, targets)
     with LargestTensor() as backward:
         (logprobs * upstream).sum().backward()
-    assert forward.numel == backward.numel == 17 * VOCABULARY > VOCABULARY * HIDDEN
+    assert forward.numel == backward.numel == CHUNK * VOCABULARY > VOCABULARY * HIDDEN
     assert forward.num_upcasts == backward.num_upcasts == 1
     with LargestTensor() as whole:
         plain(hidden, weight, targets, 1.0)
     assert whole.numel == TOKENS * VOCABULARY
+
+
+def test_how_many_chunks_of_logits_the_backward_pass_makes():
+    """The logits, what the temperature makes of them, and their gradient, in one dtype."""
+    for temperature, num_chunks in ((1.0, 2), (0.7, 3)):
+        hidden, weight, targets, upstream = make()
+        head = LogprobHead(weight, HeadConfig(fp32=True, temperature=temperature, chunk_tokens=CHUNK))
+        logprobs, _ = head(hidden, targets)
+        with LargestTensor() as backward:
+            (logprobs * upstream).sum().backward()
+        assert backward.num_made == num_chunks

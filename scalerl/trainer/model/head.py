@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional
 
 
@@ -35,7 +36,7 @@ computes from its last hidden states (`policy.LastStep`).
 
 def only_product(hidden: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the logits of a model that computes nothing after the product with its output embedding."""
-    return product(hidden[None])[0]
+    return product(hidden[None]).squeeze(0)  # the gradient of [0] would be a copy
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -60,7 +61,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.last_step, ctx.config = last_step, config
         product = _Product(weight, bias, config)
         results = [
-            _chunk_forward(_logits(block, last_step, product, config), wanted)
+            _chunk_forward(_tempered(last_step(block, product).float(), config), wanted)
             for block, wanted in zip(
                 hidden.split(config.chunk_tokens), targets.split(config.chunk_tokens), strict=True
             )
@@ -74,6 +75,8 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         config = ctx.config
         product = _Product(weight, bias, config, gradients=True)
+        # The logits were divided by the temperature: so is their gradient, in what it is multiplied by.
+        grad_logprobs = grad_logprobs / config.temperature
         grad_hidden = torch.empty_like(hidden)
         # The logits of a chunk are computed again: to keep them from the forward pass would take the memory
         # that chunks are there to save.
@@ -81,9 +84,12 @@ class _TokenLogprobs(torch.autograd.Function):
             chunk = slice(begin, begin + config.chunk_tokens)
             block = hidden[chunk].detach().requires_grad_()
             with torch.enable_grad():
-                logits = _logits(block, ctx.last_step, product, config)
-            grad = _chunk_backward(logits.detach(), targets[chunk], grad_logprobs[chunk])
-            (grad_hidden[chunk],) = torch.autograd.grad(logits, block, grad)
+                logits = ctx.last_step(block, product).float()
+            edge = get_gradient_edge(logits)  # so that the logits themselves need not stay
+            logits = _tempered(logits.detach(), config)
+            grad = _chunk_backward(logits, targets[chunk], grad_logprobs[chunk])
+            del logits
+            (grad_hidden[chunk],) = torch.autograd.grad([edge], block, grad)
         assert product.grad_weight is not None
         grad_bias = None if product.grad_bias is None else product.grad_bias.to(weight.dtype)
         return grad_hidden, product.grad_weight.to(weight.dtype), grad_bias, None, None, None
@@ -130,11 +136,8 @@ class _ProductFunction(torch.autograd.Function):
         return grad @ product.weight, None
 
 
-def _logits(
-    block: Tensor, last_step: LastStep, product: Callable[[Tensor], Tensor], config: HeadConfig
-) -> Tensor:
-    """Return the logits [T, V] of a chunk after the temperature, in fp32 whatever they were computed in."""
-    logits = last_step(block, product).float()
+def _tempered(logits: Tensor, config: HeadConfig) -> Tensor:
+    """Divide logits [T, V] by the temperature."""
     return logits if config.temperature == 1.0 else logits / config.temperature
 
 

@@ -83,7 +83,7 @@ class LastStep:
         twin = copy.copy(self._model)
         vars(twin)[self._body_name] = _StandIn(self.body, lambda *_, **__: output)
         vars(twin)[self._head_name] = _StandIn(self._model.get_output_embeddings(), project)
-        return twin.forward(use_cache=False).logits[0]
+        return twin.forward(use_cache=False).logits.squeeze(0)  # the gradient of [0] would be a copy
 
 
 class _LastHidden:
