@@ -21,8 +21,8 @@ setup: .venv/.ready  ## make .venv, with the CPU or the GPU build of the engines
 demo: setup  ## make data and a tiny base model, train one ScaleRL run, fit and plot it: [SEED=0]
 	SEED=$(SEED) tools/demo.sh
 
-real: setup  ## fetch SmolLM2-135M-Instruct, train it on word problems, fit and plot the run: [STEPS=40] [SEED=0]
-	SEED=$(SEED) STEPS=$(or $(STEPS),40) tools/real.sh
+real: setup  ## fetch SmolLM2-135M-Instruct, train it on word problems, fit and plot the run: [STEPS=20] [SEED=0]
+	SEED=$(SEED) STEPS=$(or $(STEPS),20) tools/real.sh
 
 test: setup  ## run the whole test suite, fast tests first, or a part: [ARGS="-k spool"]
 	$(PYTHON_BIN) -m pytest -x $(ARGS)

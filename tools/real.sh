@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One ScaleRL run of a real model, SmolLM2-135M-Instruct, on two CPU cores. Called by `make real`.
 #   SEED=0      of the run; each seed has its own run folder, all start from one base model
-#   STEPS=40    optimizer steps; a larger number continues the run
+#   STEPS=20    optimizer steps; a larger number continues the run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -13,7 +13,7 @@ run=runs/real-seed$seed
 [ -e $data/base/config.json ] || $scalerl base --pretrained smollm2 --output $data/base
 [ -e $data/test.parquet ] || $scalerl prepare --generate word_problems:max_steps=1 --output $data \
     --heldout-fraction 0.06 --test-fraction 0.06
-$scalerl run sweeps/scale/real.toml --dir "$run" seed="$seed" budget.max_steps="${STEPS:-40}"
+$scalerl run sweeps/scale/real.toml --dir "$run" seed="$seed" budget.max_steps="${STEPS:-20}"
 $scalerl fit "$run"
 cat <<END
 

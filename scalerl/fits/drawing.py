@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from scalerl.common import files
 from scalerl.curve.estimators import ESTIMATORS
@@ -49,13 +50,15 @@ def draw_run(record: RunRecord) -> Figure:
     else:
         summary = "ceiling not yet identified"
         reason = record.reason.replace("; ", ";\n")
-        panel.annotate(reason, (0.02, 0.02), xycoords="axes fraction", fontsize=6.5, color="0.35")
+        # Curves rise from the lower left to the upper right.
+        panel.annotate(reason, (0.98, 0.02), xycoords="axes fraction", fontsize=6.5, color="0.35", ha="right")
     panel.set_title(f"{record.key}\n{summary}", fontsize=9, loc="left")
     panel.legend(fontsize=7, frameon=False, loc="upper left")
     seen = [*record.points["pass_rate"], record.measured_r0, *_visible(record)]
     # The upper rim has room for the legend.
     pad = 0.08 * (max(seen) - min(seen))
     panel.set_ylim(min(seen) - pad, max(seen) + 3 * pad)
+    _mark_compute(panel)
     return picture
 
 
@@ -72,6 +75,7 @@ def draw_together(title: str, records: list[RunRecord]) -> Figure:
         draw_curve(panel, record, COLOURS[i % len(COLOURS)], band=False, label=label)
     panel.set_title(title, fontsize=10, loc="left")
     panel.legend(fontsize=7, frameon=False, loc="best")
+    _mark_compute(panel)
     return picture
 
 
@@ -101,6 +105,15 @@ def _panel(picture: Figure, axis: str) -> Axes:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.2, linewidth=0.5)
     return panel
+
+
+def _mark_compute(panel: Axes) -> None:
+    """Write numbers at 1, 2 and 5 of each decade where the axis has few decades, else at 1 alone."""
+    low, high = panel.get_xlim()
+    if 3 * low < high < 100 * low and high < 1e6:
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _visible(record: RunRecord) -> list[float]:

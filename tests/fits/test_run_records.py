@@ -4,7 +4,7 @@ warning."""
 import json
 import warnings
 from dataclasses import asdict
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -132,3 +132,14 @@ def test_no_ceiling_where_there_is_none(shape):
     for estimator in ESTIMATORS:
         made = record(shape, "decades", 30, estimator=estimator, answers=16_000.0)
         assert not made.identified, made.curve
+
+
+def test_numbers_on_the_compute_axis_do_not_run_into_each_other():
+    picture = draw_run(record("sigmoid", "even", 5, unit=0.2))
+    picture.canvas.draw()
+    axis = picture.axes[0].xaxis
+    boxes = [label.get_window_extent() for label in axis.get_ticklabels(which="both") if label.get_text()]
+    low, high = picture.axes[0].bbox.intervalx
+    boxes = sorted((box.x0, box.x1) for box in boxes if low <= (box.x0 + box.x1) / 2 <= high)
+    assert len(boxes) >= 3
+    assert all(left[1] < right[0] for left, right in pairwise(boxes))
