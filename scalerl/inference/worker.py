@@ -36,6 +36,7 @@ class PolicyWorker:
             # All are opened before the first weight is replaced: a policy is swapped whole or not at all.
             files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
             self._forget_expert_kernels()
+            self._add_head_bias(files)
             self.reload_weights(weights_iterator=_tensors(files))
         self._check_experts()
         self._repack_tied_head()
@@ -70,6 +71,23 @@ class PolicyWorker:
             module for module in self.model_runner.get_model().modules() if isinstance(module, RoutedExperts)
         ]
 
+    def _add_head_bias(self, files: list[Any]) -> None:
+        """Give the head the bias that the policy has."""
+        # For Phi vLLM makes it as it loads a checkpoint: an engine that began with random weights has none,
+        # and the reload would throw away what it makes.
+        if any(name.endswith("lm_head.bias") for file in files for name in file.keys()):  # noqa: SIM118
+            for head in self._heads():
+                if head.bias is None:
+                    with self.device:
+                        head._register_bias()
+
+    def _heads(self) -> list[Any]:
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        return [
+            module for module in self.model_runner.get_model().modules() if isinstance(module, ParallelLMHead)
+        ]
+
     def _repack_tied_head(self) -> None:
         """Renew the packed weight of a head that is tied to the embedding."""
         if self.device.type != "cpu":
@@ -77,11 +95,8 @@ class PolicyWorker:
         # On CPU a linear layer computes with a packed copy of its weight. The reload renews the copies of all
         # layers that have weights of their own in the checkpoint, hence not that of a head tied to the
         # embedding.
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-        for module in self.model_runner.get_model().modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
+        for head in self._heads():
+            head.quant_method.process_weights_after_loading(head)
 
 
 def _tensors(files: list[Any]) -> Iterator[tuple[str, torch.Tensor]]:
