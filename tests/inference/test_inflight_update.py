@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stale_kv_replay import errors, load_model, replay
-from transformers import PhiConfig, PhiForCausalLM
 
 from scalerl.config import LengthConfig
 from scalerl.inference.completion import CompletionSampler
@@ -201,35 +200,6 @@ def test_a_model_that_vllm_takes_for_an_embedding_model_is_refused(open_engine, 
         open_engine(folder),
     ):
         pass
-
-
-def test_a_head_with_a_bias_after_a_start_with_random_weights(open_engine, policies, tmp_path):
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(policies["tied"][0])
-    folder = tmp_path / "00000000-dddddddddddd"
-    model = PhiForCausalLM(
-        PhiConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-        )
-    )
-    # no word of the body: every token's log-probability is that of the bias
-    model.lm_head.weight.data.zero_()
-    model.lm_head.bias.data.normal_()
-    expected = model.lm_head.bias.log_softmax(0).detach()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    # so preflight starts its engine
-    with open_engine(folder, random_start=True) as engine:
-        engine.reload(folder, policy_version=0)
-        finished = sample(engine, [folder], updates={}, copies=2)
-    for completion in finished:
-        found = torch.tensor(completion.logprobs)
-        assert torch.allclose(found, expected[torch.tensor(completion.token_ids)], atol=1e-5)
 
 
 def test_a_worker_that_serves_another_policy_is_noticed(policies, tied_engine, monkeypatch):
