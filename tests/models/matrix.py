@@ -153,8 +153,10 @@ class GeneratorSide:
 
         base, policy = folders(folder, name)
         config = make_config(base)
-        engine = SamplingEngine(base, 0, EngineOptions.of(config, seed=0))
+        # As preflight does: what a load leaves as it was shows.
+        engine = SamplingEngine(base, 0, EngineOptions.of(config, seed=0, random_start=True))
         try:
+            engine.reload(base, 0)
             before = self._sample(engine, "before", stop_after=RELOAD_STEP)
             engine.reload(policy, 1)
             after = self._sample(engine, "after")
