@@ -198,7 +198,7 @@ def test_a_program_that_waits_is_ended_by_the_clock(sandbox, monkeypatch):
         "print(3, flush=True)"
     )
     assert sandbox.run(left_behind) == ProgramRun(status="timeout")
-    assert time.monotonic() - begin_s < 99, "no program slept its sleep"
+    assert time.monotonic() - begin_s < 2 * sandbox.wall_s + 5
     assert not [child for child in psutil.Process().children(recursive=True) if "bwrap" in child.name()]
 
 
